@@ -1,0 +1,1 @@
+//! Which traffic is redirected to the sidecar, as values, renderers and one applier.

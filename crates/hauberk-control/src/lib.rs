@@ -1,0 +1,1 @@
+//! The control plane: publisher, gRPC services, identity issuer.

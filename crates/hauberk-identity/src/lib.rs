@@ -1,0 +1,1 @@
+//! Certificates and rustls: trust anchors, requests, issuing, renewal, verification.

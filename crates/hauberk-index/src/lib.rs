@@ -1,0 +1,1 @@
+//! Resources in, answers out: the synchronous heart of the control plane.

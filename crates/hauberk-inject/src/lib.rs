@@ -1,0 +1,1 @@
+//! Manifest to manifest with a sidecar, and the reason for each choice.

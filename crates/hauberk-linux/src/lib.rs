@@ -1,0 +1,1 @@
+//! Small safe wrappers over Linux: original destination, namespaces, links, socket options.

@@ -1,0 +1,1 @@
+//! The vocabulary of the mesh and its pure decisions.

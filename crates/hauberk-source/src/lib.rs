@@ -1,0 +1,1 @@
+//! Where resource events come from.

@@ -1,0 +1,1 @@
+//! Fixtures for tests: goldens, fake control plane, namespaces, peers.

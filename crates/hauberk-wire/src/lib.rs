@@ -1,0 +1,1 @@
+//! The only translator between the mesh's vocabulary and linkerd2-proxy-api.
