@@ -1,0 +1,1 @@
+//! Table of the settings a proxy reads from its environment.
