@@ -1,0 +1,406 @@
+//! The admin server: what is alive, what is ready, what was counted, and how to change or end it.
+//!
+//! Speaks HTTP/1.1 and HTTP/2 by prior knowledge on one port. Routes, in the form linkerd2-proxy
+//! has them:
+//!
+//! | Path | Method | From | Answer |
+//! |---|---|---|---|
+//! | `/live` | any | anywhere | 200 `live` |
+//! | `/ready` | any | anywhere | 200 `ready`, or 503 `not ready` and what is missing |
+//! | `/metrics` | any | anywhere | text for Prometheus |
+//! | `/proxy-log-level` | GET, PUT | loopback | the filter; 204 when replaced; 400 if malformed; 404 if logging is off |
+//! | `/env.json` | GET | anywhere | the environment; `?A&B` selects; other than from loopback only `LINKERD2_PROXY_*` |
+//! | `/shutdown` | POST | loopback | begins to drain; 404 unless enabled |
+//!
+//! A binary adds its own with [`Admin::with_route`]. The server answers until the process ends, also while it
+//! drains. Bounds: 128 connections, 64 KiB of request body, 10 s for a request to arrive.
+//! Not here: TLS and policy; a proxy that applies them to its admin port terminates the connection
+//! itself and calls [`Admin::serve_connection`].
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::logging::LogHandle;
+use crate::metrics::{self, Metrics};
+use crate::ready::Readiness;
+use crate::shutdown::Cause;
+use crate::{Shutdown, Spawner, Tasks};
+
+#[cfg(test)]
+mod tests;
+
+/// Connections served at a time; more are closed at once, so that a scraper gone wild cannot
+/// exhaust file descriptors.
+const CONNECTIONS_MAX: usize = 128;
+/// Bytes of a request body. Log filters are the only ones in the table above.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Time for a request's head, and again for its body, to arrive.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a failed accept, which usually means that descriptors have run out.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Time for answers in flight when the process ends.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// Variables that callers from elsewhere may see: settings by contract, never secrets.
+const PUBLIC_ENV_PREFIX: &str = "LINKERD2_PROXY_";
+
+/// A response body; may stream.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+/// What a handler returns.
+pub type Response = http::Response<Body>;
+
+type Handler = Arc<dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync>;
+
+/// A request whose body has arrived.
+#[derive(Debug)]
+pub struct Request {
+    /// Who asks, if known.
+    pub peer: Option<SocketAddr>,
+    /// The method.
+    pub method: Method,
+    /// The path, without query.
+    pub path: String,
+    /// The query, without `?`.
+    pub query: Option<String>,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, at most 64 KiB.
+    pub body: Bytes,
+}
+
+impl Request {
+    /// Whether the caller is on this host (or in this pod). An IPv4 address in an IPv6 one counts
+    /// as what it is.
+    pub fn is_local(&self) -> bool {
+        self.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+    }
+}
+
+/// The routes of an admin server.
+#[derive(Clone)]
+pub struct Admin {
+    readiness: Readiness,
+    metrics: Metrics,
+    log: Option<LogHandle>,
+    environment: Arc<BTreeMap<String, String>>,
+    shutdown: Option<Shutdown>,
+    routes: BTreeMap<&'static str, Handler>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("routes", &self.routes.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// Answers `/live`, `/ready` and `/metrics`; all else is added.
+    pub fn new(readiness: Readiness, metrics: Metrics) -> Self {
+        Self {
+            readiness,
+            metrics,
+            log: None,
+            environment: Arc::default(),
+            shutdown: None,
+            routes: BTreeMap::new(),
+        }
+    }
+
+    /// Enables `/proxy-log-level`. Leave it out when logging is off.
+    #[must_use]
+    pub fn with_log_level(mut self, log: LogHandle) -> Self {
+        self.log = Some(log);
+        self
+    }
+
+    /// Enables `/shutdown`.
+    #[must_use]
+    pub fn with_shutdown(mut self, shutdown: Shutdown) -> Self {
+        self.shutdown = Some(shutdown);
+        self
+    }
+
+    /// Gives `/env.json` its content.
+    #[must_use]
+    pub fn with_environment(mut self, vars: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment = Arc::new(vars.into_iter().collect());
+        self
+    }
+
+    /// Adds a route. A path that ends in `/` also stands for all below it. The routes of the
+    /// table above cannot be replaced.
+    #[must_use]
+    pub fn with_route<F, R>(mut self, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Request) -> R + Send + Sync + 'static,
+        R: Future<Output = Response> + Send + 'static,
+    {
+        self.routes.insert(path, Arc::new(move |request| Box::pin(handler(request))));
+        self
+    }
+
+    /// Accepts connections until the process has ended.
+    pub fn serve(self, listener: TcpListener, tasks: &Tasks) {
+        let connections = tasks.kind("admin connection");
+        let shutdown = tasks.shutdown().clone();
+        let admin = Arc::new(self);
+        tasks.spawn_essential("admin", async move {
+            let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = shutdown.ended() => return,
+                };
+                let (stream, peer) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::warn!(%error, "admin server cannot accept");
+                        tokio::time::sleep(ACCEPT_BACKOFF).await;
+                        continue;
+                    }
+                };
+                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                    tracing::debug!(%peer, "admin server is full, connection closed");
+                    continue;
+                };
+                let (admin, executor) = (Arc::clone(&admin), connections.clone());
+                let shutdown = shutdown.clone();
+                connections.spawn(async move {
+                    admin.serve_connection(stream, Some(peer), executor, &shutdown).await;
+                    drop(permit);
+                });
+            }
+        });
+    }
+
+    /// Serves one connection until it closes or the process has ended.
+    pub async fn serve_connection<I>(
+        self: Arc<Self>,
+        io: I,
+        peer: Option<SocketAddr>,
+        executor: Spawner,
+        shutdown: &Shutdown,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = auto::Builder::new(executor);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(REQUEST_TIMEOUT)
+            .keep_alive_timeout(REQUEST_TIMEOUT)
+            .max_concurrent_streams(32);
+        let service = hyper::service::service_fn(move |request| {
+            let admin = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let result = tokio::select! {
+            result = connection.as_mut() => Ok(result),
+            () = shutdown.ended() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(END_TIMEOUT, connection).await
+            }
+        };
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
+            Err(_elapsed) => tracing::debug!("admin connection cut"),
+        }
+    }
+
+    /// Reads the body, within bounds, and answers.
+    async fn answer(&self, request: http::Request<Incoming>, peer: Option<SocketAddr>) -> Response {
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX).collect();
+        let body = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) => {
+                let status = if error.is::<http_body_util::LengthLimitError>() {
+                    StatusCode::PAYLOAD_TOO_LARGE
+                } else {
+                    StatusCode::BAD_REQUEST
+                };
+                return text(status, format!("{error}\n"));
+            }
+            Err(_elapsed) => return text(StatusCode::REQUEST_TIMEOUT, "request timed out\n"),
+        };
+        let request = Request {
+            peer,
+            method: head.method,
+            path: head.uri.path().to_owned(),
+            query: head.uri.query().map(str::to_owned),
+            headers: head.headers,
+            body,
+        };
+        self.handle(request).await
+    }
+
+    /// The answer to one request.
+    pub async fn handle(&self, request: Request) -> Response {
+        match request.path.as_str() {
+            "/live" => text(StatusCode::OK, "live\n"),
+            "/ready" => self.ready(),
+            "/metrics" => self.render_metrics(),
+            "/proxy-log-level" => self.log_level(&request),
+            "/env.json" => self.env(&request),
+            "/shutdown" => self.shut_down(&request),
+            path => match self.find(path) {
+                Some(handler) => handler(request).await,
+                None => text(StatusCode::NOT_FOUND, "not found\n"),
+            },
+        }
+    }
+
+    fn find(&self, path: &str) -> Option<Handler> {
+        let exact = self.routes.get(path);
+        let below = || {
+            let above = self
+                .routes
+                .iter()
+                .filter(|(route, _)| route.ends_with('/') && path.starts_with(**route));
+            above.max_by_key(|(route, _)| route.len()).map(|(_, handler)| handler)
+        };
+        exact.or_else(below).cloned()
+    }
+
+    fn ready(&self) -> Response {
+        let missing = self.readiness.missing();
+        if missing.is_empty() {
+            text(StatusCode::OK, "ready\n")
+        } else {
+            let body = format!("not ready\nwaiting for: {}\n", missing.join(", "));
+            text(StatusCode::SERVICE_UNAVAILABLE, body)
+        }
+    }
+
+    fn render_metrics(&self) -> Response {
+        let mut response = text(StatusCode::OK, self.metrics.render());
+        let value = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+        response
+    }
+
+    fn log_level(&self, request: &Request) -> Response {
+        let Some(log) = &self.log else {
+            return text(StatusCode::NOT_FOUND, "logging is off\n");
+        };
+        if !request.is_local() {
+            return local_only();
+        }
+        match request.method {
+            Method::GET => text(StatusCode::OK, log.filter().to_string()),
+            Method::PUT => match replace_filter(log, &request.body) {
+                Ok(()) => empty(StatusCode::NO_CONTENT),
+                Err((status, reason)) => text(status, reason),
+            },
+            _ => not_allowed("GET, PUT"),
+        }
+    }
+
+    fn env(&self, request: &Request) -> Response {
+        if request.method != Method::GET {
+            return not_allowed("GET");
+        }
+        let visible = |name: &str| request.is_local() || name.starts_with(PUBLIC_ENV_PREFIX);
+        let mut object = serde_json::Map::new();
+        match request.query.as_deref().filter(|query| !query.is_empty()) {
+            Some(query) if query.contains('=') => {
+                return text(StatusCode::BAD_REQUEST, "the query lists names: ?A&B\n");
+            }
+            Some(query) => {
+                for name in query.split('&').filter(|name| !name.is_empty()) {
+                    let value = self.environment.get(name).filter(|_| visible(name));
+                    object.insert(name.to_owned(), value.cloned().into());
+                }
+            }
+            None => {
+                for (name, value) in self.environment.iter().filter(|(name, _)| visible(name)) {
+                    object.insert(name.clone(), value.clone().into());
+                }
+            }
+        }
+        json(StatusCode::OK, &serde_json::Value::Object(object))
+    }
+
+    fn shut_down(&self, request: &Request) -> Response {
+        let Some(shutdown) = &self.shutdown else {
+            return text(StatusCode::NOT_FOUND, "shutdown endpoint is not enabled\n");
+        };
+        if request.method != Method::POST {
+            return not_allowed("POST");
+        }
+        if !request.is_local() {
+            return local_only();
+        }
+        shutdown.drain(Cause::Requested);
+        text(StatusCode::OK, "shutdown\n")
+    }
+}
+
+fn replace_filter(log: &LogHandle, body: &[u8]) -> Result<(), (StatusCode, String)> {
+    let malformed = |reason: String| (StatusCode::BAD_REQUEST, format!("{reason}\n"));
+    let filter = std::str::from_utf8(body).map_err(|error| malformed(error.to_string()))?;
+    let filter = filter.parse().map_err(|error| malformed(format!("{error}")))?;
+    let gone = |error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
+    log.set_filter(filter).map_err(gone)?;
+    tracing::info!(filter = %log.filter(), "log filter changed");
+    Ok(())
+}
+
+/// A plain-text response.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
+    response(status, "text/plain; charset=utf-8", body.into())
+}
+
+/// A JSON response.
+pub fn json(status: StatusCode, value: &serde_json::Value) -> Response {
+    response(status, "application/json", value.to_string().into())
+}
+
+/// A response of any type.
+pub fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Response {
+    let mut response = empty(status);
+    let content_type = header::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    *response.body_mut() = full(body);
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = http::Response::new(full(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}
+
+fn full(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn local_only() -> Response {
+    text(StatusCode::FORBIDDEN, "only from loopback\n")
+}
+
+fn not_allowed(allowed: &'static str) -> Response {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("allowed: {allowed}\n"));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+    response
+}

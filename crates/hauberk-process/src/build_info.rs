@@ -1,0 +1,39 @@
+//! What was built: version, revision, profile.
+//!
+//! The revision comes from the environment variable `HAUBERK_GIT_SHA` of the build, as release
+//! builds set it; without it the text is `unknown`. There is no build script: reading the
+//! repository would rebuild this crate, and all above it, after every commit.
+
+use prometheus_client::metrics::info::Info;
+
+use crate::metrics::Metrics;
+
+/// Version of the workspace.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Revision of the source, or `unknown`.
+pub const REVISION: &str = match option_env!("HAUBERK_GIT_SHA") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Cargo profile family: `debug` or `release`.
+pub const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
+/// One line for `--version` and the first log line.
+pub fn line(program: &str) -> String {
+    format!("{program} {VERSION} ({REVISION}, {PROFILE})")
+}
+
+/// Registers `<name>_info{version, git_sha, profile, vendor} 1`; the proxy uses `proxy_build`.
+pub fn register(metrics: &Metrics, name: &'static str) {
+    let labels = vec![
+        ("version", VERSION),
+        ("git_sha", REVISION),
+        ("profile", PROFILE),
+        ("vendor", "hauberk"),
+    ];
+    metrics.register(|registry| {
+        registry.register(name, "Version and origin of this program", Info::new(labels));
+    });
+}
