@@ -1,0 +1,4 @@
+//! What each command means; one module a command.
+
+pub(crate) mod completion;
+pub(crate) mod version;
