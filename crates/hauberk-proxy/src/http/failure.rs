@@ -1,0 +1,116 @@
+//! Why something could not be done, set where it happens and read in one place.
+//!
+//! A [`Failure`] says what went wrong, on whose account, and whether trying again (elsewhere) makes sense. It is never
+//! found again by downcasting. Opaque connections log and count it; HTTP answers it by one table.
+
+use hauberk_model::WorkloadId;
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+/// On whose account a failure goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// The client did something wrong or something it may not do.
+    Client,
+    /// The other side: an endpoint, the application.
+    Peer,
+    /// This proxy or its control plane.
+    Us,
+}
+
+/// Why something could not be done.
+#[derive(Debug)]
+pub struct Failure {
+    /// What happened.
+    pub what: What,
+    /// On whose account.
+    pub whose: Whose,
+    /// Whether the same request may succeed when it is tried again; says nothing about whether it may be repeated
+    /// (that is for the caller, who knows what has been sent).
+    pub retryable: bool,
+}
+
+/// What happened.
+#[derive(Debug, thiserror::Error)]
+pub enum What {
+    /// TCP, TLS and transport header did not finish in time.
+    #[error("connecting to {address} took longer than {timeout:?}")]
+    ConnectTimeout {
+        /// Where to.
+        address: SocketAddr,
+        /// The limit.
+        timeout: Duration,
+    },
+    /// The connection could not be made.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The TLS handshake failed; a server with another identity than expected is among the reasons.
+    #[error("TLS handshake with {address} as {expected} failed: {error}")]
+    Handshake {
+        /// Where to.
+        address: SocketAddr,
+        /// Whom we wanted to speak with.
+        expected: WorkloadId,
+        /// What rustls said.
+        error: io::Error,
+    },
+    /// There is no certificate yet, so no mesh TLS.
+    #[error("no certificate has been issued yet")]
+    NoCertificate,
+    /// An application may not reach this pod's loopback addresses through the proxy, nor the proxy itself.
+    #[error("connections to {0} would come back to this proxy")]
+    Loop(SocketAddr),
+    /// An established connection broke.
+    #[error("connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// No endpoint became available in time.
+    #[error("no endpoint of {0} became available in time")]
+    FailFast(Arc<str>),
+    /// Too much waits already.
+    #[error("too many requests are waiting")]
+    Shed,
+    /// Nothing permits this client.
+    #[error("unauthorized")]
+    Unauthorized,
+    /// The policy forbids it.
+    #[error("forbidden by policy")]
+    Forbidden,
+    /// The policy could not be understood, or names a backend that does not exist.
+    #[error("{0}")]
+    InvalidPolicy(Arc<str>),
+    /// The control plane has not said anything about the target in time.
+    #[error("nothing is known about {0} yet")]
+    Undiscovered(SocketAddr),
+    /// TLS detection did not finish in time.
+    #[error("the client did not say in time whether it speaks TLS")]
+    DetectTimeout,
+}
+
+impl Failure {
+    /// A failure on the client's account; trying again does not help.
+    pub fn client(what: What) -> Self {
+        Self { what, whose: Whose::Client, retryable: false }
+    }
+
+    /// A failure of the other side that another attempt may not meet.
+    pub fn peer(what: What) -> Self {
+        Self { what, whose: Whose::Peer, retryable: true }
+    }
+
+    /// A failure on our own account; trying again does not help.
+    pub fn us(what: What) -> Self {
+        Self { what, whose: Whose::Us, retryable: false }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.what.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,1 @@
+//! To the application beside us.

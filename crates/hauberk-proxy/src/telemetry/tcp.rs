@@ -1,0 +1,179 @@
+//! Counting connections: opened, open, closed, and the bytes above TLS.
+//!
+//! Family names and labels are those of linkerd2-proxy (`tcp_open_total`, `tcp_open_connections`, `tcp_close_total`,
+//! `tcp_read_bytes_total`, `tcp_write_bytes_total`). A [`Transport`] is resolved when labels are known; each
+//! connection then carries a [`Sensor`], whose drop counts the end.
+
+use crate::telemetry::labels::Labels;
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use std::{cell::Cell, io, sync::Arc};
+
+/// The transport families.
+#[derive(Clone, Debug, Default)]
+pub struct Families {
+    open: Family<Labels, Counter>,
+    open_now: Family<Labels, Gauge>,
+    close: Family<Labels, Counter>,
+    read: Family<Labels, Counter>,
+    write: Family<Labels, Counter>,
+}
+
+/// Which end of the proxy a connection is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerEnd {
+    /// Accepted: the client.
+    Source,
+    /// Dialled: the server.
+    Destination,
+}
+
+impl PeerEnd {
+    /// Value of the metric label `peer`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "src",
+            Self::Destination => "dst",
+        }
+    }
+}
+
+/// The counters of one kind of connection, resolved.
+#[derive(Debug)]
+pub struct Transport {
+    labels: Labels,
+    families: Families,
+    open: Counter,
+    open_now: Gauge,
+    read: Counter,
+    write: Counter,
+}
+
+impl Families {
+    /// Registers all families.
+    pub fn register(registry: &mut Registry) -> Self {
+        let families = Self::default();
+        registry.register("tcp_open", "Connections opened", families.open.clone());
+        registry.register(
+            "tcp_open_connections",
+            "Connections open now",
+            families.open_now.clone(),
+        );
+        registry.register("tcp_close", "Connections closed", families.close.clone());
+        registry.register("tcp_read_bytes", "Bytes read from peers", families.read.clone());
+        registry.register("tcp_write_bytes", "Bytes written to peers", families.write.clone());
+        families
+    }
+
+    /// Resolves the counters for `labels`, which begin with `direction` and `peer`.
+    pub fn transport(&self, labels: Labels) -> Arc<Transport> {
+        Arc::new(Transport {
+            open: self.open.get_or_create_owned(&labels),
+            open_now: self.open_now.get_or_create_owned(&labels),
+            read: self.read.get_or_create_owned(&labels),
+            write: self.write.get_or_create_owned(&labels),
+            families: self.clone(),
+            labels,
+        })
+    }
+}
+
+/// Counts one connection. Dropped with it.
+#[derive(Debug)]
+pub struct Sensor {
+    transport: Arc<Transport>,
+    error: Cell<Option<i32>>,
+}
+
+impl Sensor {
+    /// Begins to count a connection that has just been opened.
+    pub fn open(transport: &Arc<Transport>) -> Self {
+        transport.open.inc();
+        transport.open_now.inc();
+        Self { transport: Arc::clone(transport), error: Cell::new(None) }
+    }
+
+    /// Bytes were read.
+    pub fn read(&self, bytes: usize) {
+        self.transport.read.inc_by(bytes as u64);
+    }
+
+    /// Bytes were written.
+    pub fn wrote(&self, bytes: usize) {
+        self.transport.write.inc_by(bytes as u64);
+    }
+
+    /// The connection failed; the first error counts.
+    pub fn failed(&self, error: &io::Error) {
+        if self.error.get().is_none() {
+            self.error.set(Some(error.raw_os_error().unwrap_or(UNKNOWN_ERRNO)));
+        }
+    }
+}
+
+/// Stands for an error that the kernel did not name, such as a broken TLS record.
+const UNKNOWN_ERRNO: i32 = 0;
+
+impl Drop for Sensor {
+    fn drop(&mut self) {
+        let transport = &self.transport;
+        transport.open_now.dec();
+        let errno = match self.error.get() {
+            None => "",
+            Some(errno) => errno_name(errno),
+        };
+        let labels = transport.labels.clone().with("errno", errno);
+        transport.families.close.get_or_create(&labels).inc();
+    }
+}
+
+/// The name of an error number as the kernel's headers have it; the few that end connections.
+fn errno_name(errno: i32) -> &'static str {
+    match errno {
+        libc::ECONNRESET => "ECONNRESET",
+        libc::ECONNREFUSED => "ECONNREFUSED",
+        libc::ECONNABORTED => "ECONNABORTED",
+        libc::EPIPE => "EPIPE",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        libc::EHOSTUNREACH => "EHOSTUNREACH",
+        libc::ENETUNREACH => "ENETUNREACH",
+        libc::ENOTCONN => "ENOTCONN",
+        libc::EMFILE => "EMFILE",
+        libc::ENOBUFS => "ENOBUFS",
+        _ => "UNKNOWN",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_a_connection_from_opening_to_its_error() {
+        let mut registry = Registry::default();
+        let families = Families::register(&mut registry);
+        let transport =
+            families.transport(Labels::new().with("direction", "inbound").with("peer", "src"));
+        let one = Sensor::open(&transport);
+        let two = Sensor::open(&transport);
+        one.read(5);
+        one.wrote(7);
+        one.failed(&io::Error::from_raw_os_error(libc::ECONNRESET));
+        one.failed(&io::Error::from_raw_os_error(libc::EPIPE));
+        drop(one);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "tcp_open_total{direction=\"inbound\",peer=\"src\"} 2",
+            "tcp_open_connections{direction=\"inbound\",peer=\"src\"} 1",
+            "tcp_read_bytes_total{direction=\"inbound\",peer=\"src\"} 5",
+            "tcp_write_bytes_total{direction=\"inbound\",peer=\"src\"} 7",
+            "tcp_close_total{direction=\"inbound\",peer=\"src\",errno=\"ECONNRESET\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+        drop(two);
+    }
+}

@@ -1,0 +1,40 @@
+//! Opening mesh TLS to a peer that must prove to be who we expect.
+
+use crate::io::{Io, Raw};
+use hauberk_model::endpoints::EndpointTls;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::{io, sync::Arc};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// A connection on which the server proved to be who we expect.
+#[derive(Debug)]
+pub struct Connected {
+    /// The plaintext.
+    pub io: Io,
+    /// Whether the transport header was agreed on.
+    pub is_transport_header_agreed: bool,
+}
+
+/// Does the client's part of the handshake and checks the server's identity. The caller limits the time.
+pub async fn connect(
+    socket: TcpStream,
+    config: Arc<ClientConfig>,
+    peer: &EndpointTls,
+) -> io::Result<Connected> {
+    let name = ServerName::try_from(peer.server_name.to_string()).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidInput, "the endpoint's server name is not a DNS name")
+    })?;
+    let tls = TlsConnector::from(config).connect(name, Raw::Tcp(socket)).await?;
+    let session = tls.get_ref().1;
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    if !leaf.is_some_and(|leaf| crate::tls::proves(leaf, &peer.identity)) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("the server does not prove to be {}", peer.identity),
+        ));
+    }
+    let is_transport_header_agreed = session.alpn_protocol() == Some(crate::transport_header::ALPN);
+    Ok(Connected { io: Io::connected(tls), is_transport_header_agreed })
+}
