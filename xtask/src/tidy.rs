@@ -1,0 +1,24 @@
+//! Checks that no compiler makes.
+//!
+//! Each check returns what it found; all findings are printed before the task fails, so that one
+//! run shows everything.
+
+mod deps;
+mod text;
+
+use anyhow::bail;
+use std::path::Path;
+
+/// Runs all checks.
+pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
+    let mut findings = deps::check(root)?;
+    findings.extend(text::check(root)?);
+    for finding in &findings {
+        println!("tidy: {finding}");
+    }
+    if !findings.is_empty() {
+        bail!("tidy found {} problems", findings.len());
+    }
+    println!("tidy: nothing found");
+    Ok(())
+}
