@@ -11,6 +11,7 @@
 //! | who may come in | [`inbound`], [`authorize`](mod@authorize), [`rate_limit`] |
 //! | how patient are we | [`timeout`], [`retry`], [`backoff`], [`failure_accrual`] |
 //! | which settings does a proxy read | [`settings`] |
+//! | which requests are watched | [`tap`] |
 //!
 //! Deliberately not here: Kubernetes objects (`hauberk-resources`), wire messages
 //! (`hauberk-wire`), and anything that waits.
@@ -32,6 +33,7 @@ pub mod rate_limit;
 pub mod retry;
 pub mod route;
 pub mod settings;
+pub mod tap;
 pub mod timeout;
 pub mod workload_id;
 
