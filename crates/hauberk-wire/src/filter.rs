@@ -1,0 +1,183 @@
+//! Filters, each way: the parts that inbound and outbound messages share.
+
+use std::sync::Arc;
+
+use hauberk_model::filter::{
+    HeaderEdits, InjectGrpcFailure, InjectHttpFailure, PathRewrite, Ratio, Redirect,
+};
+use http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
+
+use crate::api::{grpc_route, http_route, http_types};
+use crate::invalid::{Invalid, Required};
+use crate::scalar;
+
+/// What a filter of a kind that this version does not know answers requests with. The rule does
+/// not work without its filter, but other rules do.
+pub(crate) const UNKNOWN_FILTER: &str = "route filter is not supported by this proxy";
+
+/// What a route that could not be understood answers HTTP requests with.
+pub(crate) fn invalid_http(message: &Arc<str>) -> InjectHttpFailure {
+    InjectHttpFailure {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        message: message.clone(),
+        ratio: Ratio::ALL,
+    }
+}
+
+/// What a route that could not be understood answers gRPC calls with: code 13, `INTERNAL`.
+pub(crate) fn invalid_grpc(message: &Arc<str>) -> InjectGrpcFailure {
+    InjectGrpcFailure { code: 13, message: message.clone(), ratio: Ratio::ALL }
+}
+
+fn ratio_to_wire(ratio: Ratio) -> Option<http_route::Ratio> {
+    Some(http_route::Ratio { numerator: ratio.numerator, denominator: ratio.denominator })
+}
+
+fn ratio_from_wire(field: &'static str, wire: Option<http_route::Ratio>) -> Result<Ratio, Invalid> {
+    match wire {
+        None => Ok(Ratio::ALL),
+        Some(http_route::Ratio { denominator: 0, .. }) => Err(Invalid::out_of_range(field, 0)),
+        Some(http_route::Ratio { numerator, denominator }) => Ok(Ratio { numerator, denominator }),
+    }
+}
+
+pub(crate) fn http_failure_to_wire(from: &InjectHttpFailure) -> http_route::HttpFailureInjector {
+    http_route::HttpFailureInjector {
+        status: from.status.as_u16().into(),
+        message: from.message.to_string(),
+        ratio: ratio_to_wire(from.ratio),
+    }
+}
+
+pub(crate) fn http_failure_from_wire(
+    wire: http_route::HttpFailureInjector,
+) -> Result<InjectHttpFailure, Invalid> {
+    Ok(InjectHttpFailure {
+        status: scalar::status("HttpFailureInjector.status", wire.status)?,
+        message: wire.message.into(),
+        ratio: ratio_from_wire("HttpFailureInjector.ratio", wire.ratio)?,
+    })
+}
+
+pub(crate) fn grpc_failure_to_wire(from: &InjectGrpcFailure) -> grpc_route::GrpcFailureInjector {
+    grpc_route::GrpcFailureInjector {
+        code: from.code.into(),
+        message: from.message.to_string(),
+        ratio: ratio_to_wire(from.ratio),
+    }
+}
+
+/// Linkerd's policy controller writes code 500 for a backend that does not exist; numbers that are
+/// no gRPC code are read as `INTERNAL`.
+pub(crate) fn grpc_failure_from_wire(
+    wire: grpc_route::GrpcFailureInjector,
+) -> Result<InjectGrpcFailure, Invalid> {
+    let code = scalar::ranged_u16("GrpcFailureInjector.code", wire.code)?;
+    Ok(InjectGrpcFailure {
+        code: if (1..=16).contains(&code) { code } else { 13 },
+        message: wire.message.into(),
+        ratio: ratio_from_wire("GrpcFailureInjector.ratio", wire.ratio)?,
+    })
+}
+
+pub(crate) fn request_headers_to_wire(from: &HeaderEdits) -> http_route::RequestHeaderModifier {
+    let (add, set, remove) = edits_to_wire(from);
+    http_route::RequestHeaderModifier { add, set, remove }
+}
+
+pub(crate) fn response_headers_to_wire(from: &HeaderEdits) -> http_route::ResponseHeaderModifier {
+    let (add, set, remove) = edits_to_wire(from);
+    http_route::ResponseHeaderModifier { add, set, remove }
+}
+
+pub(crate) fn request_headers_from_wire(
+    wire: http_route::RequestHeaderModifier,
+) -> Result<HeaderEdits, Invalid> {
+    edits_from_wire("RequestHeaderModifier", wire.add, wire.set, wire.remove)
+}
+
+pub(crate) fn response_headers_from_wire(
+    wire: http_route::ResponseHeaderModifier,
+) -> Result<HeaderEdits, Invalid> {
+    edits_from_wire("ResponseHeaderModifier", wire.add, wire.set, wire.remove)
+}
+
+type Headers = Option<http_types::Headers>;
+
+fn edits_to_wire(from: &HeaderEdits) -> (Headers, Headers, Vec<String>) {
+    let headers = |pairs: &[(HeaderName, HeaderValue)]| {
+        let headers = pairs.iter().map(|(name, value)| http_types::headers::Header {
+            name: name.as_str().to_owned(),
+            value: value.as_bytes().to_vec(),
+        });
+        (!pairs.is_empty()).then(|| http_types::Headers { headers: headers.collect() })
+    };
+    let remove = from.remove.iter().map(|name| name.as_str().to_owned()).collect();
+    (headers(&from.add), headers(&from.set), remove)
+}
+
+fn edits_from_wire(
+    field: &'static str,
+    add: Headers,
+    set: Headers,
+    remove: Vec<String>,
+) -> Result<HeaderEdits, Invalid> {
+    let pairs = |headers: Headers| {
+        let headers = headers.into_iter().flat_map(|headers| headers.headers);
+        let pair = |header: http_types::headers::Header| {
+            Ok((header_name(field, &header.name)?, header_value(field, &header.value)?))
+        };
+        headers.map(pair).collect::<Result<Vec<_>, Invalid>>()
+    };
+    let remove = remove.iter().map(|name| header_name(field, name)).collect::<Result<_, _>>()?;
+    Ok(HeaderEdits { add: pairs(add)?, set: pairs(set)?, remove })
+}
+
+pub(crate) fn header_name(field: &'static str, name: &str) -> Result<HeaderName, Invalid> {
+    name.parse().map_err(|error| Invalid::malformed(field, name, error))
+}
+
+pub(crate) fn header_value(field: &'static str, value: &[u8]) -> Result<HeaderValue, Invalid> {
+    let shown = || String::from_utf8_lossy(value).into_owned();
+    HeaderValue::from_bytes(value).map_err(|error| Invalid::malformed(field, shown(), error))
+}
+
+pub(crate) fn redirect_to_wire(from: &Redirect) -> http_route::RequestRedirect {
+    use http_route::path_modifier::Replace;
+    let replace = from.path.as_ref().map(|path| match path {
+        PathRewrite::Full(path) => Replace::Full(path.to_string()),
+        PathRewrite::Prefix(path) => Replace::Prefix(path.to_string()),
+    });
+    http_route::RequestRedirect {
+        scheme: from.scheme.as_ref().map(http_types::Scheme::from),
+        host: from.host.as_deref().unwrap_or_default().to_owned(),
+        path: replace.map(|replace| http_route::PathModifier { replace: Some(replace) }),
+        port: scalar::port_to_wire(from.port),
+        status: from.status.map_or(0, |status| status.as_u16().into()),
+    }
+}
+
+pub(crate) fn redirect_from_wire(wire: http_route::RequestRedirect) -> Result<Redirect, Invalid> {
+    use http_route::path_modifier::Replace;
+    let scheme = |scheme: http_types::Scheme| {
+        Scheme::try_from(scheme)
+            .map_err(|error| Invalid::malformed("RequestRedirect.scheme", "", error))
+    };
+    let path = |path: http_route::PathModifier| {
+        Ok(match path.replace.required("RequestRedirect.path")? {
+            Replace::Full(path) => PathRewrite::Full(path.into()),
+            Replace::Prefix(path) => PathRewrite::Prefix(path.into()),
+        })
+    };
+    let status = match wire.status {
+        0 => None,
+        number => Some(scalar::status("RequestRedirect.status", number)?),
+    };
+    Ok(Redirect {
+        scheme: wire.scheme.map(scheme).transpose()?,
+        host: (!wire.host.is_empty()).then(|| wire.host.into()),
+        path: wire.path.map(path).transpose()?,
+        port: scalar::optional_port("RequestRedirect.port", wire.port)?,
+        status,
+    })
+}
