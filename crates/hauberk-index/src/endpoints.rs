@@ -1,0 +1,213 @@
+//! The endpoints of a service, for one client.
+//!
+//! Slices say which addresses stand behind the service and whether they are ready; pods and
+//! external workloads say how to talk to them.
+
+use crate::{
+    answer::{Answer, Refusal},
+    derive::Derivation,
+    endpoint::{Place, hint, of_workload},
+    key::EndpointsKey,
+    labels::Zones,
+    relations::workload_behind,
+};
+use hauberk_model::{
+    Endpoint, Endpoints, Port,
+    endpoints::{EndpointTls, Labels},
+};
+use hauberk_resources::{
+    AddressType, EndpointSlice, Pod, Protocol, Resource, ResourceKey, Service, ServiceType,
+    SliceEndpoint, TrafficScope,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// Annotation of a mirrored slice: the service in the other cluster.
+const REMOTE_SERVICE: &str = "mirror.linkerd.io/remote-svc-fq-name";
+/// Annotation of a mirrored slice: the identity of the other cluster's gateway.
+const REMOTE_GATEWAY_IDENTITY: &str = "mirror.linkerd.io/remote-gateway-identity";
+
+pub(crate) fn answer(derivation: &mut Derivation<'_>, key: &EndpointsKey) -> Answer {
+    let (namespace, name) = (key.service.namespace.as_str(), &key.service.name);
+    let Some(service) = derivation.service(namespace, name) else {
+        return Answer::Refused(Refusal::NotFound(format!("service {} not found", key.service)));
+    };
+    if service.kind() == ServiceType::ExternalName {
+        let reason = format!("service {} is of type ExternalName", key.service);
+        return Answer::Refused(Refusal::Invalid(reason));
+    }
+    let client_zone = key
+        .client_node
+        .as_ref()
+        .and_then(|node| derivation.node(node))
+        .and_then(|node| node.zone());
+    let candidates = one_family_each(candidates(derivation, service, key));
+    let candidates = near_enough(service, candidates, key.client_node.as_ref(), client_zone);
+
+    let mut by_address = BTreeMap::new();
+    for candidate in candidates {
+        let endpoint = candidate.endpoint(derivation, client_zone);
+        by_address.insert(endpoint.address, Arc::new(endpoint));
+    }
+    let mut labels = Labels::new();
+    labels.insert("namespace".into(), service.metadata.namespace.clone());
+    labels.insert("service".into(), service.metadata.name.clone());
+    Answer::Endpoints(Arc::new(Endpoints { labels: Arc::new(labels), by_address }))
+}
+
+/// An address of a slice that may become an endpoint.
+struct Candidate<'a> {
+    slice: &'a EndpointSlice,
+    entry: &'a SliceEndpoint,
+    ip: IpAddr,
+    port: Port,
+    /// The port clients asked for, for the authority of gateways.
+    asked: Port,
+    /// The object behind it with its name, if it has one.
+    behind: Option<(ResourceKey, &'a Resource)>,
+}
+
+fn candidates<'a>(
+    derivation: &mut Derivation<'a>,
+    service: &'a Service,
+    key: &EndpointsKey,
+) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
+    for slice in derivation.slices(&service.metadata.namespace, &service.metadata.name) {
+        let is_usable = match slice.address_type {
+            AddressType::Ipv4 => true,
+            AddressType::Ipv6 => derivation.config.ipv6,
+            AddressType::Fqdn => false,
+        };
+        let Some(port) = target_port(service, slice, key.port).filter(|_| is_usable) else {
+            continue;
+        };
+        for entry in &slice.endpoints {
+            let is_asked_for = key.hostname.as_ref().is_none_or(|name| *name == entry.hostname);
+            if !is_asked_for || !entry.is_ready() {
+                continue;
+            }
+            let behind = match (&entry.target_ref, workload_behind(slice, entry)) {
+                (None, _) => None,
+                // Objects of other kinds are nothing we could speak of.
+                (Some(_), None) => continue,
+                // Slices and pods arrive on different watches; the endpoint waits for its pod.
+                (Some(_), Some(key)) => match derivation.held(&key) {
+                    Some(workload) => Some((key, workload)),
+                    None => continue,
+                },
+            };
+            candidates.extend(entry.ips().map(|ip| Candidate {
+                slice,
+                entry,
+                ip,
+                port,
+                asked: key.port,
+                behind: behind.clone(),
+            }));
+        }
+    }
+    candidates
+}
+
+/// The port of a slice's endpoints for a port of the service.
+///
+/// The service's port is found in the slice by name, because a named target port may have another
+/// number in each slice. A number that the service does not name is taken as it is. None while
+/// the slice does not say the number.
+fn target_port(service: &Service, slice: &EndpointSlice, port: Port) -> Option<Port> {
+    let Some(known) = service.tcp_port(port.get()) else { return Some(port) };
+    let named = slice
+        .ports
+        .iter()
+        .find(|port| port.name == known.name && port.protocol == Protocol::Tcp)?;
+    named.port.and_then(Port::new)
+}
+
+/// Leaves only the IPv6 addresses of workloads that have both families.
+///
+/// Slices of IPv6 addresses are not even looked at unless IPv6 is on.
+fn one_family_each(candidates: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    let with_ipv6: BTreeSet<ResourceKey> = candidates
+        .iter()
+        .filter(|candidate| candidate.ip.is_ipv6())
+        .filter_map(|candidate| Some(candidate.behind.as_ref()?.0.clone()))
+        .collect();
+    let mut left = candidates;
+    left.retain(|candidate| match &candidate.behind {
+        Some((key, _)) => candidate.ip.is_ipv6() || !with_ipv6.contains(key),
+        None => true,
+    });
+    left
+}
+
+/// Keeps what the service's traffic policy and the slices' zone hints leave to a client.
+///
+/// Hints count only if every endpoint has one, and only if one of them is for the client's zone:
+/// anything else could overload or cut off a zone (Kubernetes, "Topology Aware Routing").
+fn near_enough<'a>(
+    service: &Service,
+    mut candidates: Vec<Candidate<'a>>,
+    client_node: Option<&Arc<str>>,
+    client_zone: Option<&str>,
+) -> Vec<Candidate<'a>> {
+    if service.internal_traffic() == TrafficScope::Local {
+        candidates.retain(|candidate| match &candidate.behind {
+            Some((_, Resource::Pod(Pod { spec, .. }))) => Some(&spec.node_name) == client_node,
+            _ => false,
+        });
+        return candidates;
+    }
+    let Some(zone) = client_zone else { return candidates };
+    let is_for_us =
+        |candidate: &Candidate<'_>| candidate.entry.for_zones().any(|hint| hint == zone);
+    let all_have_hints = candidates.iter().all(|candidate| candidate.entry.for_zones().len() > 0);
+    if all_have_hints && candidates.iter().any(is_for_us) {
+        candidates.retain(is_for_us);
+    }
+    candidates
+}
+
+impl<'a> Candidate<'a> {
+    fn endpoint(&self, derivation: &mut Derivation<'a>, client_zone: Option<&str>) -> Endpoint {
+        let address = SocketAddr::new(self.ip, self.port.get());
+        let zone = Some(&*self.entry.zone).filter(|zone| !zone.is_empty());
+        let Some((_, workload)) = &self.behind else {
+            let zones = Zones { endpoint: zone, client: client_zone };
+            return self.endpoint_without_workload(derivation, address, zones);
+        };
+        let zone = zone.or_else(|| match workload {
+            Resource::Pod(pod) => derivation.zone_of_node(&pod.spec.node_name),
+            _ => None,
+        });
+        let zones = Zones { endpoint: zone, client: client_zone };
+        let place = Place { address, port: self.port, is_own_address: true, zones };
+        of_workload(derivation, workload, place)
+    }
+
+    /// The gateway of another cluster, or an address somebody wrote down.
+    fn endpoint_without_workload(
+        &self,
+        derivation: &Derivation<'_>,
+        address: SocketAddr,
+        zones: Zones<'_>,
+    ) -> Endpoint {
+        let mut endpoint = Endpoint::bare(address);
+        zones.label(&mut endpoint.labels);
+        if let Some(remote) = self.slice.metadata.annotation(REMOTE_SERVICE) {
+            endpoint.authority_override = Some(format!("{remote}:{}", self.asked).into());
+        }
+        let identity = self.slice.metadata.annotation(REMOTE_GATEWAY_IDENTITY);
+        if let Some(identity) = identity.and_then(|identity| identity.parse().ok()) {
+            let identity: hauberk_model::WorkloadId = identity;
+            let server_name = identity.as_str().into();
+            endpoint.tls = Some(EndpointTls { identity, server_name });
+            endpoint.hint = hint(derivation.config, false);
+            endpoint.http2 = derivation.config.meshed_http2;
+        }
+        endpoint
+    }
+}
