@@ -14,22 +14,12 @@ use hauberk_model::name::Authority;
 use hauberk_model::{Endpoint, Endpoints, Port, WorkloadId};
 
 use crate::api::destination as wire;
-use crate::context::Context;
 use crate::invalid::{Invalid, Required};
 use crate::{meta, scalar};
 
 /// Most endpoints in one message. At about 500 bytes each this stays well below the 4 MiB that
 /// gRPC libraries accept by default.
 const ENDPOINTS_PER_MESSAGE_MAX: usize = 2000;
-
-/// Who asks for the endpoints or the profile of what.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Query {
-    /// The name or address, and the port.
-    pub authority: Authority,
-    /// Who asks.
-    pub context: Context,
-}
 
 /// Asks for endpoints or a profile; `context` is the token the proxy was given by its injector.
 pub fn request(authority: &Authority, context: &str) -> wire::GetDestination {
@@ -38,17 +28,6 @@ pub fn request(authority: &Authority, context: &str) -> wire::GetDestination {
         path: authority.to_string(),
         context_token: context.to_owned(),
     }
-}
-
-/// Reads a question. Without a port, port 80 is meant; the scheme is ignored.
-///
-/// # Errors
-/// If the path is not `host`, `host:port` or an address with a port.
-pub fn query(request: &wire::GetDestination) -> Result<Query, Invalid> {
-    const DEFAULT_PORT: Port = Port::new(80).expect("80 is a port");
-    let authority = Authority::parse(&request.path, DEFAULT_PORT)
-        .map_err(|error| Invalid::malformed("GetDestination.path", &request.path, error.reason))?;
-    Ok(Query { authority, context: Context::parse(&request.context_token) })
 }
 
 /// A change of a set of endpoints.

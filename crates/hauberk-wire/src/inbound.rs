@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hauberk_model::filter::{GrpcFilter, HttpFilter};
 use hauberk_model::inbound::{
-    Authentication, Authorization, GrpcRoute, HttpRoute, HttpServer, InboundProtocol, WorkloadPort,
+    Authentication, Authorization, GrpcRoute, HttpRoute, HttpServer, InboundProtocol,
 };
 use hauberk_model::rate_limit::{RateLimit, RateLimitOverride};
 use hauberk_model::route::{Route, Rule};
@@ -16,21 +16,11 @@ use hauberk_model::{InboundPolicy, Port};
 
 use crate::api::inbound as wire;
 use crate::invalid::{Invalid, Required};
-use crate::{context, filter, meta, route, scalar};
+use crate::{filter, meta, route, scalar};
 
 /// Asks for the policy of a port; `workload` is the token the proxy was given by its injector.
 pub fn request(workload: &str, port: Port) -> wire::PortSpec {
     wire::PortSpec { workload: workload.to_owned(), port: port.get().into() }
-}
-
-/// Reads a question for a policy.
-///
-/// # Errors
-/// If the workload token or the port makes no sense.
-pub fn query(spec: &wire::PortSpec) -> Result<WorkloadPort, Invalid> {
-    let port = scalar::port("PortSpec.port", spec.port)?;
-    let workload = context::Workload::parse(&spec.workload)?;
-    Ok(WorkloadPort { namespace: workload.namespace, workload: workload.reference, port })
 }
 
 /// Says a policy.

@@ -6,9 +6,9 @@
 //!
 //! | module | message | our type |
 //! |---|---|---|
-//! | [`inbound`] | `inbound.Server`, `PortSpec` | `InboundPolicy`, `WorkloadPort` |
-//! | [`outbound`] | `outbound.OutboundPolicy`, `TrafficSpec` | `OutboundPolicy`, [`outbound::Query`] |
-//! | [`destination`] | `destination.Update`, `GetDestination` | [`destination::Update`] over `Endpoints` |
+//! | [`inbound`] | `inbound.Server` | `InboundPolicy` |
+//! | [`outbound`] | `outbound.OutboundPolicy`, `TrafficSpec` | `OutboundPolicy`, [`outbound::Target`] |
+//! | [`destination`] | `destination.Update` | [`destination::Update`] over `Endpoints` |
 //! | [`profile`] | `destination.DestinationProfile` | `Profile` |
 //! | [`identity`] | `identity.CertifyRequest`, `CertifyResponse` | plain structs |
 //! | [`tap`] | `tap.ObserveRequest` | `Tap` |
@@ -25,9 +25,9 @@
 //! - deprecated fields are filled for older proxies and read for older control planes;
 //! - unknown fields are ignored, an unknown variant counts as absent (protobuf).
 //!
-//! Not here: connections, streams, retries (callers), and what the values mean (`hauberk-model`).
+//! Not here: connections, streams, retries (callers), what the values mean (`hauberk-model`), and the
+//! grammar of names and tokens in questions (`hauberk-index`).
 
-pub mod context;
 pub mod destination;
 mod filter;
 pub mod identity;

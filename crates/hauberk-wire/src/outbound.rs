@@ -16,7 +16,7 @@ use hauberk_model::{OutboundPolicy, Port};
 use crate::api::outbound as wire;
 use crate::api::{http_route, opaque_route};
 use crate::invalid::{Invalid, Required};
-use crate::{context, filter, meta, route, scalar};
+use crate::{filter, meta, route, scalar};
 
 mod backend;
 mod distribution;
@@ -31,15 +31,6 @@ pub enum Target {
     Authority(Authority),
 }
 
-/// Who asks about what.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Query {
-    /// The client; none if it did not say.
-    pub source: Option<context::Workload>,
-    /// Where it wants to send.
-    pub target: Target,
-}
-
 /// Asks for the policy of a target; `workload` is the token the proxy was given by its injector.
 pub fn request(workload: &str, target: &Target) -> wire::TrafficSpec {
     let target = match target {
@@ -51,29 +42,23 @@ pub fn request(workload: &str, target: &Target) -> wire::TrafficSpec {
     wire::TrafficSpec { source_workload: workload.to_owned(), target: Some(target) }
 }
 
-/// Reads a question for a policy. An authority without a port means port 80.
+/// Reads what a policy is asked for. An authority without a port means port 80.
 ///
 /// # Errors
-/// If target or workload make no sense. An absent workload is none.
-pub fn query(spec: &wire::TrafficSpec) -> Result<Query, Invalid> {
+/// If there is no target, or it is neither an address nor an authority.
+pub fn target(spec: &wire::TrafficSpec) -> Result<Target, Invalid> {
     const DEFAULT_PORT: Port = Port::new(80).expect("80 is a port");
-    let target =
-        match spec.target.as_ref().required("TrafficSpec.target")? {
-            wire::traffic_spec::Target::Addr(address) => {
-                Target::Address(scalar::address("TrafficSpec.addr", Some(*address))?)
-            }
-            wire::traffic_spec::Target::Authority(text) => {
-                let authority = Authority::parse(text, DEFAULT_PORT);
-                Target::Authority(authority.map_err(|error| {
-                    Invalid::malformed("TrafficSpec.authority", text, error.reason)
-                })?)
-            }
-        };
-    let source = match spec.source_workload.as_str() {
-        "" => None,
-        token => Some(context::Workload::parse(token)?),
-    };
-    Ok(Query { source, target })
+    match spec.target.as_ref().required("TrafficSpec.target")? {
+        wire::traffic_spec::Target::Addr(address) => {
+            Ok(Target::Address(scalar::address("TrafficSpec.addr", Some(*address))?))
+        }
+        wire::traffic_spec::Target::Authority(text) => {
+            let authority = Authority::parse(text, DEFAULT_PORT);
+            Ok(Target::Authority(authority.map_err(|error| {
+                Invalid::malformed("TrafficSpec.authority", text, error.reason)
+            })?))
+        }
+    }
 }
 
 /// Says a policy.

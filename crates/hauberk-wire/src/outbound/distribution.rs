@@ -61,16 +61,17 @@ macro_rules! distribution {
                 })
             }
 
+            #[allow(clippy::field_reassign_with_default, reason = "see the comment inside")]
             fn backend_to_wire(from: &RouteBackend<$filter>) -> wire::RouteBackend {
                 let reason = match &from.backend.target {
                     BackendTarget::Invalid(message) => Some(<$filter>::Invalid(message.clone())),
                     BackendTarget::Forward(_) | BackendTarget::Balance { .. } => None,
                 };
-                wire::RouteBackend {
-                    backend: Some(backend::to_wire(&from.backend)),
-                    filters: reason.iter().chain(&from.filters).map($to).collect(),
-                    ..Default::default()
-                }
+                // Filled in afterwards: two of the four types have a deprecated field besides.
+                let mut backend = wire::RouteBackend::default();
+                backend.backend = Some(backend::to_wire(&from.backend));
+                backend.filters = reason.iter().chain(&from.filters).map($to).collect();
+                backend
             }
 
             fn backend_from_wire(

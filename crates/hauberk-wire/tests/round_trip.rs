@@ -1,0 +1,225 @@
+//! The law of the wire: what is said is what is understood.
+//!
+//! Every message is also encoded to bytes and decoded again, so that the test covers what a peer
+//! really receives. On failure proptest prints the smallest input and a seed.
+
+#[path = "round_trip/inbound.rs"]
+mod inbound;
+#[path = "round_trip/outbound.rs"]
+mod outbound;
+#[path = "round_trip/vocabulary.rs"]
+mod vocabulary;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hauberk_model::endpoints::Labels;
+use hauberk_model::profile::{
+    ProfileRoute, RequestMatch, ResponseClass, ResponseMatch, WeightedTarget,
+};
+use hauberk_model::retry::RetryBudget;
+use hauberk_model::tap::{Tap, TapMatch, TextMatch};
+use hauberk_model::{Endpoints, Profile};
+use hauberk_wire::{destination, identity, profile, tap};
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use vocabulary::*;
+
+/// Through the bytes of the wire.
+fn through_bytes<M: prost::Message + Default>(message: M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).expect("what was encoded decodes")
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoints> {
+    (labels(), vec(endpoint(), 0..6)).prop_map(|(labels, endpoints)| Endpoints {
+        labels: Arc::new(labels),
+        by_address: endpoints.into_iter().map(|e| (e.address, Arc::new(e))).collect(),
+    })
+}
+
+fn update() -> impl Strategy<Value = destination::Update> {
+    let endpoints = vec(endpoint().prop_map(Arc::new), 0..4);
+    prop_oneof![
+        (labels().prop_map(Arc::new), endpoints)
+            .prop_map(|(labels, endpoints)| destination::Update::Add { labels, endpoints }),
+        vec(address(), 0..4).prop_map(destination::Update::Remove),
+        any::<bool>().prop_map(|exists| destination::Update::NoEndpoints { exists }),
+    ]
+}
+
+fn request_match() -> impl Strategy<Value = RequestMatch> {
+    let leaf = prop_oneof![
+        pattern().prop_map(RequestMatch::Path),
+        method().prop_map(RequestMatch::Method),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(RequestMatch::All),
+            vec(inner.clone(), 0..3).prop_map(RequestMatch::Any),
+            inner.prop_map(|inner| RequestMatch::Not(Box::new(inner))),
+        ]
+    })
+}
+
+fn response_match() -> impl Strategy<Value = ResponseMatch> {
+    let leaf = (any::<u16>(), any::<u16>()).prop_map(|(min, max)| ResponseMatch::Status(min..=max));
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(ResponseMatch::All),
+            vec(inner.clone(), 0..3).prop_map(ResponseMatch::Any),
+            inner.prop_map(|inner| ResponseMatch::Not(Box::new(inner))),
+        ]
+    })
+}
+
+fn profile_route() -> impl Strategy<Value = ProfileRoute> {
+    let class = (response_match(), any::<bool>())
+        .prop_map(|(condition, is_failure)| ResponseClass { condition, is_failure });
+    (request_match(), vec(class, 0..3), labels(), any::<bool>(), of(duration())).prop_map(
+        |(condition, response_classes, labels, is_retryable, timeout)| ProfileRoute {
+            condition,
+            response_classes,
+            labels: Arc::new(labels),
+            is_retryable,
+            timeout,
+        },
+    )
+}
+
+fn any_profile() -> impl Strategy<Value = Profile> {
+    let budget = (0f32..1000.0, any::<u32>(), duration()).prop_map(
+        |(retry_ratio, min_retries_per_second, ttl)| RetryBudget {
+            retry_ratio,
+            min_retries_per_second,
+            ttl,
+        },
+    );
+    let target = (authority(), any::<u32>(), of(meta()))
+        .prop_map(|(authority, weight, backend)| WeightedTarget { authority, weight, backend });
+    let parts = (
+        of(text()),
+        any::<bool>(),
+        of(endpoint().prop_map(Arc::new)),
+        vec(profile_route(), 0..3),
+        of(budget),
+        vec(target, 0..3),
+        of(meta()),
+        of(meta()),
+    );
+    parts.prop_map(|(name, opaque, endpoint, routes, retry_budget, targets, parent, profile)| {
+        let routes = routes.into();
+        Profile { name, opaque, endpoint, routes, retry_budget, targets, parent, profile }
+    })
+}
+
+fn any_tap() -> impl Strategy<Value = Tap> {
+    let matched =
+        || prop_oneof![text().prop_map(TextMatch::Exact), text().prop_map(TextMatch::Prefix)];
+    let ports = || (any::<u16>(), 1u16..).prop_map(|(min, max)| min..=max);
+    let leaf = prop_oneof![
+        net().prop_map(TapMatch::SourceNet),
+        ports().prop_map(TapMatch::SourcePorts),
+        net().prop_map(TapMatch::DestinationNet),
+        ports().prop_map(TapMatch::DestinationPorts),
+        (text(), text()).prop_map(|(key, value)| TapMatch::DestinationLabel(key, value)),
+        (text(), text()).prop_map(|(key, value)| TapMatch::RouteLabel(key, value)),
+        prop_oneof![Just("http"), Just("https"), Just("ws")]
+            .prop_map(|s| TapMatch::Scheme(s.into())),
+        method().prop_map(TapMatch::Method),
+        matched().prop_map(TapMatch::Authority),
+        matched().prop_map(TapMatch::Path),
+    ];
+    let condition = leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(TapMatch::All),
+            vec(inner.clone(), 0..3).prop_map(TapMatch::Any),
+            inner.prop_map(|inner| TapMatch::Not(Box::new(inner))),
+        ]
+    });
+    (1u32.., condition, any::<bool>()).prop_map(|(limit, condition, with_headers)| Tap {
+        limit,
+        condition,
+        with_headers,
+    })
+}
+
+fn certified() -> impl Strategy<Value = identity::Certified> {
+    let bytes = || vec(any::<u8>(), 1..40);
+    // Certificates end between 1970 and 9999 (RFC 5280, 4.1.2.5).
+    (bytes(), vec(bytes(), 0..3), 0u64..253_402_300_800, 0u32..1_000_000_000).prop_map(
+        |(leaf, intermediates, seconds, nanos)| identity::Certified {
+            leaf,
+            intermediates,
+            valid_until: SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos),
+        },
+    )
+}
+
+/// What a reader of metrics sees: the labels of each endpoint, common ones included.
+fn effective(endpoints: &Endpoints) -> Vec<(hauberk_model::Endpoint, Labels)> {
+    let merged = |endpoint: &Arc<hauberk_model::Endpoint>| {
+        let mut labels = (*endpoints.labels).clone();
+        labels.extend(endpoint.labels.clone());
+        (hauberk_model::Endpoint { labels: Labels::new(), ..(**endpoint).clone() }, labels)
+    };
+    endpoints.by_address.values().map(merged).collect()
+}
+
+fn fold(known: &mut Endpoints, updates: Vec<destination::Update>) {
+    for update in updates {
+        let wire = through_bytes(destination::to_wire(&update));
+        let (understood, problems) = destination::from_wire(wire).expect("valid");
+        assert_eq!(problems, []);
+        understood.apply(known);
+    }
+}
+
+proptest! {
+    #[test]
+    fn updates_survive(update in update()) {
+        let back = destination::from_wire(through_bytes(destination::to_wire(&update)));
+        prop_assert_eq!(back, Ok((update, vec![])));
+    }
+
+    #[test]
+    fn deltas_fold_to_the_newest_set(sets in vec(endpoints(), 1..5)) {
+        let mut told: Option<Endpoints> = None;
+        let mut folded = Endpoints::default();
+        for newest in sets {
+            fold(&mut folded, destination::updates(told.as_ref(), &newest, true));
+            prop_assert_eq!(effective(&folded), effective(&newest));
+            told = Some(newest);
+        }
+    }
+
+    #[test]
+    fn nothing_new_is_not_told(set in endpoints()) {
+        prop_assert_eq!(destination::updates(Some(&set), &set.clone(), true), vec![]);
+        prop_assert!(!destination::updates(None, &set, true).is_empty());
+    }
+
+    #[test]
+    fn profiles_survive(value in any_profile()) {
+        let back = profile::from_wire(through_bytes(profile::to_wire(&value)));
+        prop_assert_eq!(back, Ok((value, vec![])));
+    }
+
+    #[test]
+    fn taps_survive(value in any_tap()) {
+        prop_assert_eq!(tap::from_wire(through_bytes(tap::to_wire(&value))), Ok(value));
+    }
+
+    #[test]
+    fn certificates_survive(value in certified()) {
+        prop_assert_eq!(identity::from_wire(through_bytes(identity::to_wire(&value))), Ok(value));
+    }
+
+    #[test]
+    fn certificate_requests_survive(identity in workload_id(), token in vec(any::<u8>(), 1..40), csr in vec(any::<u8>(), 1..40)) {
+        let value = identity::Request { identity, token, csr };
+        let back = identity::request_from_wire(through_bytes(identity::request_to_wire(&value)));
+        prop_assert_eq!(back, Ok(value));
+    }
+}
