@@ -13,7 +13,7 @@ use crate::anchors::{AnchorsError, TrustAnchors};
 use crate::certificate;
 use crate::issuer::random_serial;
 use crate::key::{Key, KeyError};
-use crate::moment::offset_date_time;
+use crate::moment::{earlier, later, offset_date_time};
 use crate::request::common_name;
 
 /// Added before the moment of making, for peers whose clock is behind.
@@ -139,8 +139,8 @@ fn authority(
     let mut params = CertificateParams::default();
     params.serial_number = Some(random_serial(rng));
     params.distinguished_name = common_name(name);
-    params.not_before = offset_date_time(now.checked_sub(CLOCK_SKEW).unwrap_or(now));
-    params.not_after = offset_date_time(now + lifetime);
+    params.not_before = offset_date_time(earlier(now, CLOCK_SKEW));
+    params.not_after = offset_date_time(later(now, lifetime));
     params.is_ca = constraints;
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params

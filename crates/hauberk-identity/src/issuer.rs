@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use crate::anchors::{ChainError, TrustAnchors};
 use crate::certificate::{self, MalformedCertificate, Validity};
 use crate::key::{Key, KeyError};
-use crate::moment::offset_date_time;
+use crate::moment::{earlier, later, offset_date_time};
 use crate::request::{self, Request};
 
 /// How long leaves live.
@@ -192,8 +192,8 @@ impl Issuer {
     fn validity(&self, now: SystemTime) -> Validity {
         let Lifetimes { leaf, clock_skew } = self.lifetimes;
         Validity {
-            not_before: now.checked_sub(clock_skew).unwrap_or(now),
-            not_after: (now + leaf + clock_skew).min(self.not_after),
+            not_before: earlier(now, clock_skew),
+            not_after: later(later(now, leaf), clock_skew).min(self.not_after),
         }
     }
 

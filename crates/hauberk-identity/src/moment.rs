@@ -12,10 +12,23 @@ pub(crate) fn unix_seconds(moment: SystemTime) -> u64 {
     moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// The last second of the year 9999, the last that X.509 can express.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// The moment so many seconds after 1970.
 pub(crate) fn from_unix_seconds(seconds: u64) -> SystemTime {
-    // 253402300799 is the last second of the year 9999, the last that X.509 can express.
-    UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799))
+    UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND))
+}
+
+/// So much later; the end of the year 9999 if that is beyond it.
+pub(crate) fn later(moment: SystemTime, duration: Duration) -> SystemTime {
+    let last = from_unix_seconds(u64::MAX);
+    moment.checked_add(duration).map_or(last, |moment| moment.min(last))
+}
+
+/// So much earlier; the moment itself if that is before time began.
+pub(crate) fn earlier(moment: SystemTime, duration: Duration) -> SystemTime {
+    moment.checked_sub(duration).unwrap_or(moment)
 }
 
 /// As rustls has it.
@@ -25,7 +38,7 @@ pub(crate) fn unix_time(moment: SystemTime) -> UnixTime {
 
 /// As rcgen has it.
 pub(crate) fn offset_date_time(moment: SystemTime) -> OffsetDateTime {
-    let seconds = unix_seconds(moment).min(253_402_300_799);
+    let seconds = unix_seconds(moment).min(LAST_SECOND);
     let seconds = i64::try_from(seconds).expect("the year 9999 fits");
     OffsetDateTime::from_unix_timestamp(seconds).expect("the year 9999 fits")
 }

@@ -13,7 +13,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use crate::key::Key;
-use crate::moment::{from_unix_seconds, unix_seconds};
+use crate::moment::{from_unix_seconds, later, unix_seconds};
 
 /// The audience of tokens that are shown to the identity service.
 pub const AUDIENCE: &str = "identity.l5d.io";
@@ -215,7 +215,7 @@ impl TokenSigner {
             iss: self.issuer.clone(),
             sub: account.subject(),
             aud: Audiences::Many(vec![audience.to_owned()]),
-            exp: unix_seconds(now + lifetime),
+            exp: unix_seconds(later(now, lifetime)),
             nbf: Some(issued),
             iat: Some(issued),
             kubernetes: Some(KubernetesClaims {
