@@ -256,7 +256,7 @@ impl Program {
 /// # Errors
 /// When the kernel refuses a namespace.
 pub fn hold(kinds: &[Kind]) -> io::Result<Running> {
-    fork_into(kinds, || idle())
+    fork_into(kinds, idle)
 }
 
 /// Forks; the child runs `run`, which must only make system calls and never return.
@@ -341,9 +341,8 @@ struct Channel {
 }
 
 /// The steps of a child, in order; the number travels through the report pipe.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 10] = [
     "set the parent's death signal",
-    "wait for the parent",
     "start a session",
     "make a mount namespace",
     "mount",
@@ -358,7 +357,6 @@ const STEPS: [&str; 11] = [
 #[derive(Clone, Copy)]
 enum Step {
     Tie,
-    Go,
     Session,
     NewMounts,
     Mount,
