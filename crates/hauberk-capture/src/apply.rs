@@ -24,6 +24,7 @@ use crate::host;
 use crate::rules::RuleSet;
 use crate::tool::{Said, ToolError, Tools};
 use iptables::Variant;
+use nft::Tables;
 
 /// What writes the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,18 +194,20 @@ impl Target {
         let candidates = self.candidates(choice);
         for backend in &candidates {
             let result = match backend {
-                Backend::Nft => nft::apply(self, rules),
-                Backend::Iptables(variant) => iptables::apply(self, rules, *variant),
+                Backend::Nft => nft::apply(self, rules).map(|tables| (Vec::new(), tables)),
+                Backend::Iptables(variant) => {
+                    iptables::apply(self, rules, *variant).map(|notes| (notes, Tables::read(self)))
+                }
             };
             match result {
-                Ok(mut notes) => {
+                Ok((mut notes, tables)) => {
                     notes.splice(
                         0..0,
                         attempts.iter().map(|(backend, error)| {
                             format!("{backend} does not work here: {error}")
                         }),
                     );
-                    notes.extend(self.remove_from_others(*backend)?);
+                    notes.extend(self.remove_from_others(*backend, &tables)?);
                     return Ok(Applied { backend: *backend, notes });
                 }
                 Err(error) if candidates.len() == 1 => return Err(error),
@@ -223,23 +226,28 @@ impl Target {
     /// When a backend that holds rules refuses to let go of them.
     pub fn remove(&self) -> Result<Vec<Backend>, ApplyError> {
         let mut removed = Vec::new();
-        if nft::remove(self)? {
+        let tables = Tables::read(self);
+        if nft::remove(self, &tables)? {
             removed.push(Backend::Nft);
         }
         for variant in self.iptables_variants() {
-            if iptables::remove(self, variant)? {
+            if iptables::remove(self, variant, &tables)? {
                 removed.push(Backend::Iptables(variant));
             }
         }
         Ok(removed)
     }
 
-    fn remove_from_others(&self, chosen: Backend) -> Result<Vec<String>, ApplyError> {
+    fn remove_from_others(
+        &self,
+        chosen: Backend,
+        tables: &Tables,
+    ) -> Result<Vec<String>, ApplyError> {
         let mut notes = Vec::new();
         let mut note = |backend: Backend| {
             notes.push(format!("removed the rules of an earlier run from {backend}"));
         };
-        if chosen != Backend::Nft && nft::remove(self)? {
+        if chosen != Backend::Nft && nft::remove(self, tables)? {
             note(Backend::Nft);
         }
         let kept = match chosen {
@@ -248,7 +256,7 @@ impl Target {
         };
         for variant in self.iptables_variants() {
             let is_other = kept != Some(iptables::kind(self, variant));
-            if is_other && iptables::remove(self, variant)? {
+            if is_other && iptables::remove(self, variant, tables)? {
                 note(Backend::Iptables(variant));
             }
         }

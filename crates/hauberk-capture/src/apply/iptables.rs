@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use super::existing::Existing;
+use super::nft::Tables;
 use super::{ApplyError, Target, ids};
 use crate::render::iptables as render;
 use crate::rules::{Family, Owner, RuleSet};
@@ -146,10 +147,14 @@ fn apply_family(
 }
 
 /// Removes our chains and jumps of both families; says whether there were any.
-pub(super) fn remove(target: &Target, variant: Variant) -> Result<bool, ApplyError> {
+pub(super) fn remove(
+    target: &Target,
+    variant: Variant,
+    tables: &Tables,
+) -> Result<bool, ApplyError> {
     let mut found = false;
     for family in [Family::V4, Family::V6] {
-        let is_there = may_hold_rules(target, variant, family);
+        let is_there = may_hold_rules(target, variant, family, tables);
         // A table that cannot be read cannot be ours either: it was read before it was written.
         let existing = is_there.then(|| read(target, variant, family).ok()).flatten();
         if let Some(existing) = existing.filter(|existing| !existing.is_empty()) {
@@ -171,12 +176,18 @@ pub(super) fn read(
 }
 
 /// Whether looking makes sense: asking the legacy packet filter for a table creates that table.
-pub(super) fn may_hold_rules(target: &Target, variant: Variant, family: Family) -> bool {
+pub(super) fn may_hold_rules(
+    target: &Target,
+    variant: Variant,
+    family: Family,
+    tables: &Tables,
+) -> bool {
     if target.tools.find(&variant.named(family, "-save")).is_none() {
         return false;
     }
     let list = match (kind(target, variant), family) {
-        (Kind::NfTables, _) => return true,
+        (Kind::NfTables, Family::V4) => return tables.may_hold("ip nat"),
+        (Kind::NfTables, Family::V6) => return tables.may_hold("ip6 nat"),
         (Kind::IpTables, Family::V4) => "/proc/thread-self/net/ip_tables_names",
         (Kind::IpTables, Family::V6) => "/proc/thread-self/net/ip6_tables_names",
     };

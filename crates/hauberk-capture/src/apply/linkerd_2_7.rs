@@ -6,6 +6,7 @@
 //! behind instead of half a rule set.
 
 use super::iptables::{self, Variant};
+use super::nft::Tables;
 use super::{ApplyError, Target};
 use crate::plan::{CaptureConfig, InboundPorts, plan};
 use crate::render::iptables::{Command, INBOUND_CHAIN, OUTBOUND_CHAIN, commands};
@@ -32,7 +33,11 @@ pub fn script(config: &CaptureConfig, old_jumps: &[String]) -> Vec<Step> {
         say("State of iptables rules before run:".to_owned()),
         Step::Run(nat(&["-vnL"])),
     ];
-    steps.extend(old_jumps.iter().map(|line| Step::Try(deletion(line))));
+    if !old_jumps.is_empty() {
+        steps.extend(old_jumps.iter().map(|line| Step::Try(deletion(line))));
+        // Its first rule leads to the other chain, which could not be deleted otherwise.
+        steps.push(Step::Try(nat(&["-F", OUTBOUND_CHAIN])));
+    }
     steps.extend(forget(INBOUND_CHAIN));
     steps.extend(ignored_ports(&config.inbound_ports_to_ignore, INBOUND_CHAIN));
     steps.push(say(match &config.inbound {
@@ -79,7 +84,7 @@ pub fn apply(
         log(&format!("< {}{}", said.out, said.err));
         if must_succeed && said.code != Some(0) {
             log("Aborting firewall configuration");
-            iptables::remove(target, variant)?;
+            iptables::remove(target, variant, &Tables::read(target))?;
             return Err(ApplyError::refused(variant.program(), &said));
         }
     }

@@ -4,16 +4,39 @@ use super::{ApplyError, Target};
 use crate::render;
 use crate::rules::RuleSet;
 
-/// Puts the rules in. Costs one process.
-pub(super) fn apply(target: &Target, rules: &RuleSet) -> Result<Vec<String>, ApplyError> {
-    target.run("nft", &["-f", "-"], &render::nft(rules))?;
-    Ok(Vec::new())
+/// Tables of nf_tables that exist, as `nft` names them; unknown without that tool, or without the right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tables(Option<Vec<String>>);
+
+impl Tables {
+    pub(super) fn read(target: &Target) -> Self {
+        Self(target.run("nft", &["list", "tables"], "").ok().map(|text| names(&text)))
+    }
+
+    /// Whether a table of this family and name exists, as far as one can know.
+    pub(super) fn may_hold(&self, name: &str) -> bool {
+        self.0.as_ref().is_none_or(|tables| tables.iter().any(|table| table == name))
+    }
+
+    fn hold_ours(&self) -> bool {
+        self.0.is_some() && self.may_hold(render::NFT_TABLE)
+    }
 }
 
-/// Removes the table; says whether there was one. Without the tool there cannot be one of ours, unless
-/// the image was changed between two runs.
-pub(super) fn remove(target: &Target) -> Result<bool, ApplyError> {
-    if target.tools.find("nft").is_none() || !is_present(target) {
+fn names(text: &str) -> Vec<String> {
+    text.lines().filter_map(|line| line.trim().strip_prefix("table ")).map(str::to_owned).collect()
+}
+
+/// Puts the rules in, and tells which tables there are then. Costs one process.
+pub(super) fn apply(target: &Target, rules: &RuleSet) -> Result<Tables, ApplyError> {
+    let script = format!("{}list tables\n", render::nft(rules));
+    let tables = target.run("nft", &["-f", "-"], &script)?;
+    Ok(Tables(Some(names(&tables))))
+}
+
+/// Removes the table; says whether there was one.
+pub(super) fn remove(target: &Target, tables: &Tables) -> Result<bool, ApplyError> {
+    if !tables.hold_ours() {
         return Ok(false);
     }
     target.run("nft", &["-f", "-"], &render::nft_remove())?;
@@ -21,18 +44,11 @@ pub(super) fn remove(target: &Target) -> Result<bool, ApplyError> {
 }
 
 /// The table as it is, if it is there.
-pub(super) fn read(target: &Target) -> Result<Option<String>, ApplyError> {
-    if !is_present(target) {
+pub(super) fn read(target: &Target, tables: &Tables) -> Result<Option<String>, ApplyError> {
+    if !tables.hold_ours() {
         return Ok(None);
     }
     let mut arguments = vec!["-s", "-y", "list", "table"];
     arguments.extend(render::NFT_TABLE.split(' '));
     target.run("nft", &arguments, "").map(Some)
-}
-
-/// A kernel without nf_tables has no table of ours either, so a refusal means no.
-fn is_present(target: &Target) -> bool {
-    let wanted = format!("table {}", render::NFT_TABLE);
-    let tables = target.run("nft", &["list", "tables"], "");
-    tables.is_ok_and(|tables| tables.lines().any(|line| line.trim() == wanted))
 }

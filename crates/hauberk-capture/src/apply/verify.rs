@@ -5,7 +5,8 @@
 
 use super::existing::Existing;
 use super::iptables::{self, Variant};
-use super::{ApplyError, Backend, Choice, Target, nft};
+use super::nft::{self, Tables};
+use super::{ApplyError, Backend, Choice, Target};
 use crate::render;
 use crate::rules::{Family, Generation, RuleSet};
 
@@ -26,10 +27,11 @@ pub struct Verified {
 /// # Errors
 /// When the tool that shows the rules cannot be run or refuses.
 pub fn verify(target: &Target, rules: &RuleSet, choice: Choice) -> Result<Verified, ApplyError> {
+    let tables = Tables::read(target);
     for backend in target.candidates(choice) {
         let differences = match backend {
-            Backend::Nft => of_nft(target, rules)?,
-            Backend::Iptables(variant) => of_iptables(target, rules, variant)?,
+            Backend::Nft => of_nft(target, rules, &tables)?,
+            Backend::Iptables(variant) => of_iptables(target, rules, variant, &tables)?,
         };
         if let Some(differences) = differences {
             return Ok(Verified { backend: Some(backend), differences });
@@ -39,8 +41,12 @@ pub fn verify(target: &Target, rules: &RuleSet, choice: Choice) -> Result<Verifi
     Ok(Verified { backend: None, differences })
 }
 
-fn of_nft(target: &Target, rules: &RuleSet) -> Result<Option<Vec<String>>, ApplyError> {
-    let Some(found) = nft::read(target)? else { return Ok(None) };
+fn of_nft(
+    target: &Target,
+    rules: &RuleSet,
+    tables: &Tables,
+) -> Result<Option<Vec<String>>, ApplyError> {
+    let Some(found) = nft::read(target, tables)? else { return Ok(None) };
     let wanted = logical_lines(&render::nft_table(rules));
     Ok(Some(compare(&wanted, &logical_lines(&found))))
 }
@@ -49,11 +55,12 @@ fn of_iptables(
     target: &Target,
     rules: &RuleSet,
     variant: Variant,
+    tables: &Tables,
 ) -> Result<Option<Vec<String>>, ApplyError> {
     let mut differences = Vec::new();
     let mut is_anything_there = false;
     for family in [Family::V4, Family::V6] {
-        let existing = if iptables::may_hold_rules(target, variant, family) {
+        let existing = if iptables::may_hold_rules(target, variant, family, tables) {
             iptables::read(target, variant, family)?
         } else {
             Existing::default()
