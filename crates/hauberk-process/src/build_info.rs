@@ -37,3 +37,17 @@ pub fn register(metrics: &Metrics, name: &'static str) {
         registry.register(name, "Version and origin of this program", Info::new(labels));
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxys_family_has_linkerds_name() {
+        let metrics = Metrics::new();
+        register(&metrics, "proxy_build");
+        let text = metrics.render();
+        let expect = format!("\nproxy_build_info{{version=\"{VERSION}\",git_sha=\"{REVISION}\"");
+        assert!(text.contains(&expect), "{text}");
+    }
+}

@@ -1,1 +1,7 @@
-//! Fixtures for tests: goldens, fake control plane, namespaces, peers.
+//! Fixtures that tests of several crates share; a development dependency only.
+//!
+//! [`ca`] founds a mesh in memory and certifies members. [`golden`] compares text with a file that
+//! people read. Everything here panics on failure, as tests do.
+
+pub mod ca;
+pub mod golden;
