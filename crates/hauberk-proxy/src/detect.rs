@@ -237,9 +237,163 @@ impl Sniffed {
         }
     }
 
+    /// Forgets the first `count` bytes, which somebody has understood.
+    pub fn skip(&mut self, count: usize) {
+        bytes::Buf::advance(&mut self.bytes, count);
+    }
+
     /// Puts the bytes back in front of `io`.
     pub fn give_back(self, io: &mut Io) {
         io.unread(Bytes::from(self.bytes));
+    }
+}
+
+/// A connection to the server that was made before the client spoke.
+pub trait Early {
+    /// Its byte stream.
+    fn io(&mut self) -> &mut Io;
+}
+
+impl Early for Io {
+    fn io(&mut self) -> &mut Io {
+        self
+    }
+}
+
+/// How looking at a connection ended.
+#[derive(Debug)]
+pub enum Decided<C> {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Neither. If the server was asked early, its connection is here, with what it said put back in front.
+    Opaque(Option<C>, Why),
+}
+
+/// Why a connection counts as opaque.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The bytes are not HTTP.
+    Bytes,
+    /// The server spoke first.
+    ServerSpokeFirst,
+    /// The client began and did not go on in time.
+    Timeout,
+}
+
+/// Who spoke first.
+#[derive(Debug)]
+pub enum First<C> {
+    /// The client, or it ended its side; the connection to the server is there if it was asked early.
+    Client(Option<C>),
+    /// The server; the connection is opaque. What it said is back in front.
+    Server(C),
+    /// Nobody, and the server cannot be asked.
+    Nobody,
+}
+
+/// Waits for the first word, without making a client wait whose server speaks first.
+///
+/// A client that stays silent for [`CLIENT_SILENCE`] may be waiting for its server. Then `early` is polled: it connects
+/// to the server, **or gives `None` if the client is not authorized to hear from it**. If the server speaks while the
+/// client is still silent, the connection is opaque; nothing the client sent has been forwarded before that decision,
+/// and nothing the server said reaches a client whom connection-level authorization refuses. What HTTP servers say
+/// unasked ([`server_first`]) does not count.
+///
+/// `timeout` counts only if the server cannot be asked: as long as both are silent, waiting costs neither anything,
+/// and a browser's spare connection stays HTTP.
+pub async fn first_word<C: Early>(
+    io: &mut Io,
+    sniffed: &mut Sniffed,
+    timeout: Duration,
+    early: impl Future<Output = Option<C>>,
+) -> io::Result<First<C>> {
+    if !is_silent(sniffed) {
+        return Ok(First::Client(None));
+    }
+    if let Ok(spoke) = tokio::time::timeout(CLIENT_SILENCE, sniffed.more(io)).await {
+        return spoke.map(|()| First::Client(None));
+    }
+    let server = tokio::select! {
+        spoke = sniffed.more(io) => return spoke.map(|()| First::Client(None)),
+        server = early => server,
+    };
+    if let Some(mut server) = server {
+        match wait_for_either(io, sniffed, server.io()).await? {
+            Spoke::Client => return Ok(First::Client(Some(server))),
+            Spoke::Server => return Ok(First::Server(server)),
+            Spoke::ServerGaveUp => {}
+        }
+    }
+    match tokio::time::timeout(timeout, sniffed.more(io)).await {
+        Ok(spoke) => spoke.map(|()| First::Client(None)),
+        Err(_elapsed) => Ok(First::Nobody),
+    }
+}
+
+/// Finds out what a client speaks: [`first_word`], then [`http`] within `timeout` of the client's first byte.
+pub async fn protocol<C: Early>(
+    io: &mut Io,
+    sniffed: &mut Sniffed,
+    timeout: Duration,
+    early: impl Future<Output = Option<C>>,
+) -> io::Result<Decided<C>> {
+    let server = match first_word(io, sniffed, timeout, early).await? {
+        First::Client(server) => server,
+        First::Server(server) => {
+            return Ok(Decided::Opaque(Some(server), Why::ServerSpokeFirst));
+        }
+        First::Nobody => return Ok(Decided::Opaque(None, Why::Timeout)),
+    };
+    match tokio::time::timeout(timeout, sniffed.http(io)).await {
+        Ok(Ok(Detection::Http1)) => Ok(Decided::Http1),
+        Ok(Ok(Detection::Http2)) => Ok(Decided::Http2),
+        Ok(Ok(Detection::Other | Detection::LikelyHttp | Detection::UnlikelyHttp)) => {
+            Ok(Decided::Opaque(server, Why::Bytes))
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_elapsed) => Ok(Decided::Opaque(server, Why::Timeout)),
+    }
+}
+
+fn is_silent(sniffed: &Sniffed) -> bool {
+    sniffed.bytes().is_empty() && !sniffed.is_ended()
+}
+
+enum Spoke {
+    Client,
+    Server,
+    /// The server closed, failed, or turned out to be an HTTP server.
+    ServerGaveUp,
+}
+
+async fn wait_for_either(
+    client: &mut Io,
+    sniffed: &mut Sniffed,
+    server: &mut Io,
+) -> io::Result<Spoke> {
+    let mut said = Sniffed::default();
+    loop {
+        tokio::select! {
+            spoke = sniffed.more(client) => {
+                spoke?;
+                said.give_back(server);
+                return Ok(Spoke::Client);
+            }
+            spoke = said.more(server) => match server_first(said.bytes()) {
+                _ if spoke.is_err() => return Ok(Spoke::ServerGaveUp),
+                ServerFirst::Undecided if said.is_ended() && said.bytes().is_empty() => {
+                    return Ok(Spoke::ServerGaveUp);
+                }
+                ServerFirst::Undecided if !said.is_ended() => {}
+                ServerFirst::Http => return Ok(Spoke::ServerGaveUp),
+                ServerFirst::Undecided | ServerFirst::Opaque => {
+                    said.give_back(server);
+                    return Ok(Spoke::Server);
+                }
+            },
+        }
     }
 }
 
@@ -374,5 +528,89 @@ mod tests {
         far.write_all(b"GET").await.unwrap();
         drop(far);
         assert_eq!(Sniffed::default().http(&mut io).await.unwrap(), Detection::Other);
+    }
+
+    /// A client end, a server end, and what was decided between them.
+    async fn decide(
+        script: impl AsyncFnOnce(tokio::io::DuplexStream, tokio::io::DuplexStream),
+        is_authorized: bool,
+    ) -> Decided<Io> {
+        let (client, near) = tokio::io::duplex(256);
+        let (far, server) = tokio::io::duplex(256);
+        let mut io = Io::memory(near);
+        let mut sniffed = Sniffed::default();
+        let early = async { is_authorized.then(|| Io::memory(far)) };
+        let timeout = Duration::from_secs(10);
+        let deciding = protocol(&mut io, &mut sniffed, timeout, early);
+        let (decided, ()) = tokio::join!(deciding, script(client, server));
+        decided.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_speaks_first_is_heard_at_once() {
+        let begin = tokio::time::Instant::now();
+        let decided = decide(
+            async |client, mut server| {
+                server.write_all(b"220 ready\r\n").await.unwrap();
+                std::mem::forget((client, server));
+            },
+            true,
+        )
+        .await;
+        let Decided::Opaque(Some(mut server), Why::ServerSpokeFirst) = decided else {
+            panic!("{decided:?}");
+        };
+        assert_eq!(begin.elapsed(), CLIENT_SILENCE);
+        let mut greeting = [0; 11];
+        server.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 ready\r\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_may_not_hear_the_server_runs_into_the_timeout() {
+        let decided = decide(
+            async |client, mut server| {
+                // Nobody listens; the write may fail.
+                let _ = server.write_all(b"220 ready\r\n").await;
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                drop(client);
+            },
+            false,
+        )
+        .await;
+        assert!(matches!(decided, Decided::Opaque(None, Why::Timeout)), "{decided:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_http_client_is_still_http() {
+        for greeting in [&b""[..], b"\0\0\x12\x04\0\0\0\0\0\0\x03", b"HTTP/1.1 408 Timeout\r\n"] {
+            let decided = decide(
+                async |mut client, mut server| {
+                    server.write_all(greeting).await.unwrap();
+                    tokio::time::sleep(Duration::from_secs(9)).await;
+                    client.write_all(b"GET / HT").await.unwrap();
+                    tokio::time::sleep(Duration::from_secs(9)).await;
+                    client.write_all(b"TP/1.1\r\n").await.unwrap();
+                    std::mem::forget(client);
+                },
+                true,
+            )
+            .await;
+            assert!(matches!(decided, Decided::Http1), "{decided:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_silent_sides_wait_for_each_other() {
+        let decided = decide(
+            async |mut client, server| {
+                tokio::time::sleep(Duration::from_secs(3600)).await;
+                client.write_all(b"\x01\x02").await.unwrap();
+                std::mem::forget((client, server));
+            },
+            true,
+        )
+        .await;
+        assert!(matches!(decided, Decided::Opaque(Some(_), Why::Bytes)), "{decided:?}");
     }
 }

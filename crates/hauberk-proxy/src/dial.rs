@@ -23,6 +23,7 @@ use crate::{
     transport_header::{Session, TransportHeader},
     worker::Worker,
 };
+use hauberk_identity::Alpn;
 use hauberk_linux::socket::{self, ConnectionOptions};
 use hauberk_model::{Authority, Endpoint, Port, endpoints::EndpointTls};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -130,10 +131,11 @@ async fn connect(
     let Some(peer) = way.tls else {
         return Ok(Io::plain(socket));
     };
-    let Some(configs) = worker.identity.configs() else {
+    let Some(certified) = worker.identity.certified() else {
         return Err(Failure::us(What::NoCertificate));
     };
-    let config = if way.header.is_some() { &configs.client_direct } else { &configs.client };
+    let alpn = if way.header.is_some() { Alpn::Transport } else { Alpn::None };
+    let config = certified.client(alpn);
     let connected =
         tls::connect::connect(socket, Arc::clone(config), peer).await.map_err(|error| {
             Failure::peer(What::Handshake { address, expected: peer.identity.clone(), error })

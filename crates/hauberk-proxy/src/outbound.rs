@@ -1,3 +1,176 @@
 //! The life of an outbound connection: from the application, to wherever it wanted to go.
+//!
+//! ```text
+//! loop?            refuse
+//! discover         what does the control plane say about the original destination   } at the
+//! detect           what do the first bytes say                                       } same time
+//! match protocol   HTTP -> http::serve_outbound, opaque -> opaque::serve, TLS -> tls::serve
+//! ```
+//!
+//! Detection and discovery overlap, and a server that speaks first is noticed (see [`crate::detect::protocol`]), so no
+//! connection waits for a timeout. If the control plane is away, targets that are known go on; unknown ones fail after
+//! a deadline rather than leave the mesh in plaintext.
 
 pub mod discover;
+pub mod opaque;
+pub mod tls;
+
+use crate::{
+    connection::{Direction, Facts},
+    detect::{self, Decided, Sniffed, Why},
+    http::{
+        self, Version,
+        failure::{Failure, What},
+    },
+    io::Io,
+    telemetry::{
+        labels::Labels,
+        tcp::{PeerEnd, Sensor},
+    },
+    transport_header::Session,
+    worker::Worker,
+};
+use discover::{Target, Targets};
+use hauberk_model::{OutboundPolicy, outbound::OutboundProtocol};
+use std::{rc::Rc, sync::Arc};
+use tokio::time::Instant;
+
+/// Serves one connection to its end. The caller holds the drain guard.
+pub async fn serve(worker: Rc<Worker>, mut io: Io, facts: Facts) {
+    let labels = Labels::new()
+        .direction(Direction::Outbound)
+        .with("peer", PeerEnd::Source.as_str())
+        .target(facts.original_dst)
+        .tls_accepted(&facts.tls);
+    io.observe(Sensor::open(&worker.metrics.tcp.transport(labels)));
+    if let Err(failure) = serve_or_fail(&worker, io, &facts).await {
+        let labels = Labels::new().with("error", error_label(&failure)).target(facts.original_dst);
+        worker.metrics.outbound.tcp_errors.get_or_create(&labels).inc();
+        tracing::debug!(client = %facts.client, target = %facts.original_dst, %failure, "connection failed");
+    }
+}
+
+async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result<(), Failure> {
+    if is_loop(worker, facts) {
+        return Err(Failure::client(What::Loop(facts.original_dst)));
+    }
+    let target = Targets::get(worker, facts.original_dst);
+    let mut sniffed = Sniffed::default();
+    discover(&target, &mut io, &mut sniffed).await?;
+
+    let policy = target.policy();
+    let is_opaque = target.profile().is_some_and(|profile| profile.opaque);
+    let protocol = if is_opaque {
+        Protocol::Opaque(None)
+    } else {
+        protocol(worker, &mut io, &mut sniffed, &policy).await?
+    };
+    sniffed.give_back(&mut io);
+    let labels = Labels::new().with("protocol", protocol.as_str()).parent(&policy.parent);
+    worker.metrics.outbound.protocol.get_or_create(&labels).inc();
+    drop(policy);
+
+    match protocol {
+        Protocol::Http(version) => {
+            http::serve_outbound(Rc::clone(worker), io, facts.clone(), target, version).await;
+            Ok(())
+        }
+        Protocol::Opaque(connected) => opaque::serve(worker, io, facts, &target, connected).await,
+        Protocol::Tls => tls::serve(worker, io, facts, &target).await,
+    }
+}
+
+/// What the connection turned out to be.
+enum Protocol {
+    Http(Version),
+    Opaque(Option<opaque::Chosen>),
+    Tls,
+}
+
+impl Protocol {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Http(Version::Http1) => "http/1",
+            Self::Http(Version::Http2) => "http/2",
+            Self::Opaque(_) => "opaq",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// Waits for the control plane's word; what the client says meanwhile is kept.
+async fn discover(target: &Target, io: &mut Io, sniffed: &mut Sniffed) -> Result<(), Failure> {
+    let discovered = target.discovered();
+    tokio::pin!(discovered);
+    loop {
+        let enough = sniffed.is_ended()
+            || matches!(
+                detect::http(sniffed.bytes()),
+                detect::Detection::Http1 | detect::Detection::Http2 | detect::Detection::Other
+            );
+        tokio::select! {
+            // Biased: a known target is answered without looking at the socket.
+            biased;
+            result = &mut discovered => return result,
+            result = sniffed.more(io), if !enough => result.map_err(|error| Failure::client(What::Io(error)))?,
+        }
+    }
+}
+
+/// What the policy says the protocol is, or else the first bytes.
+async fn protocol(
+    worker: &Rc<Worker>,
+    io: &mut Io,
+    sniffed: &mut Sniffed,
+    policy: &Arc<OutboundPolicy>,
+) -> Result<Protocol, Failure> {
+    let routes = match &policy.protocol {
+        OutboundProtocol::Opaque(_) => return Ok(Protocol::Opaque(None)),
+        OutboundProtocol::Tls(_) => return Ok(Protocol::Tls),
+        OutboundProtocol::Http1(_) => return Ok(Protocol::Http(Version::Http1)),
+        OutboundProtocol::Http2(_) | OutboundProtocol::Grpc(_) => {
+            return Ok(Protocol::Http(Version::Http2));
+        }
+        OutboundProtocol::Detect { opaque, .. } => opaque,
+    };
+    let begin = Instant::now();
+    let early = async { opaque::choose(worker, policy, routes, Session::Opaque).await.ok() };
+    let timeout = worker.config.outbound.side.detect_timeout;
+    let decided = detect::protocol(io, sniffed, timeout, early).await;
+    let (result, protocol) = match decided {
+        Ok(Decided::Http1) => ("http/1", Ok(Protocol::Http(Version::Http1))),
+        Ok(Decided::Http2) => ("http/2", Ok(Protocol::Http(Version::Http2))),
+        Ok(Decided::Opaque(chosen, Why::Bytes | Why::ServerSpokeFirst)) => {
+            ("not_http", Ok(Protocol::Opaque(chosen)))
+        }
+        Ok(Decided::Opaque(chosen, Why::Timeout)) => ("read_timeout", Ok(Protocol::Opaque(chosen))),
+        Err(error) => ("error", Err(Failure::client(What::Io(error)))),
+    };
+    let labels = Labels::new().parent(&policy.parent);
+    let metrics = &worker.metrics.outbound;
+    metrics.detect_duration.get_or_create(&labels).observe(begin.elapsed().as_secs_f64());
+    metrics.detect_results.get_or_create(&labels.with("result", result)).inc();
+    protocol
+}
+
+/// Whether the connection was made to this proxy itself, or would come back to it.
+fn is_loop(worker: &Worker, facts: &Facts) -> bool {
+    let target = facts.original_dst;
+    let config = &worker.config;
+    let is_own_port = config.outbound.listen.iter().any(|listen| listen.port() == target.port());
+    let is_own_ip = target.ip().is_unspecified() || config.inbound.ips.contains(&target.ip());
+    target.ip().is_loopback() || target.ip().is_unspecified() || (is_own_port && is_own_ip)
+}
+
+/// Value of the label `error` of `outbound_tcp_errors_total`, as linkerd2-proxy names them.
+fn error_label(failure: &Failure) -> &'static str {
+    match &failure.what {
+        What::FailFast(_) => "failfast",
+        What::Shed => "loadshed",
+        What::Connect { .. }
+        | What::ConnectTimeout { .. }
+        | What::Io(_)
+        | What::Handshake { .. } => "i/o",
+        _ => "unexpected",
+    }
+}

@@ -1,9 +1,20 @@
 //! The proxy's settings: read once from `LINKERD2_PROXY_*`, then trusted.
 //!
-//! [`Config`] is what the rest of the crate sees.
+//! [`Config`] is what the rest of the crate sees; [`read`] makes it from the environment by the table in
+//! `hauberk_model::settings`, and reports everything that is wrong at once. Settings that no table line names are
+//! ignored, because injectors may be newer than we are.
+
+mod read;
+
+pub use read::{Problems, read};
 
 use hauberk_linux::socket::ConnectionOptions;
-use hauberk_model::{Port, PortSet, WorkloadId, backoff::Backoff, inbound::DefaultPolicy};
+use hauberk_model::{
+    PortSet, WorkloadId,
+    backoff::Backoff,
+    inbound::DefaultPolicy,
+    settings::value::{Address, Suffixes},
+};
 use ipnet::IpNet;
 use std::{
     collections::BTreeSet,
@@ -116,7 +127,7 @@ pub struct Outbound {
     /// How long a connection waits while no endpoint is available.
     pub tcp_failfast_timeout: Duration,
     /// Names that may be looked up.
-    pub profile_suffixes: Vec<Arc<str>>,
+    pub profile_suffixes: Suffixes,
     /// Addresses that may be looked up.
     pub profile_networks: Vec<IpNet>,
     /// Whether informational `l5d-*` headers are kept from responses we make up.
@@ -178,10 +189,8 @@ pub struct Tap {
 /// One service of the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Name or address, as it was written.
-    pub host: Arc<str>,
-    /// Port.
-    pub port: Port,
+    /// Where it is.
+    pub address: Address,
     /// Whom to expect there, which is also the name to ask for; `None` on loopback, where no TLS is spoken.
     pub identity: Option<WorkloadId>,
 }
@@ -197,8 +206,8 @@ pub struct Identity {
     pub server_name: Arc<str>,
     /// The identity service.
     pub service: Service,
-    /// Where key and CSR may lie.
-    pub directory: PathBuf,
+    /// Where a key and a certificate request may lie.
+    pub directory: Option<PathBuf>,
     /// Where the workload's token lies.
     pub token_file: PathBuf,
     /// Shortest wait between certificates.

@@ -71,7 +71,7 @@ impl Worker {
             connections: tasks.kind("connection"),
             http_executor: tasks.kind("http2").local(),
             targets: Targets::new(&config),
-            policies: Policies::new(),
+            policies: Policies::new(&config),
             balancers: Balancers::default(),
             http: http::State::default(),
             random: RefCell::new(SmallRng::seed_from_u64(seed)),

@@ -85,6 +85,36 @@ pub enum What {
     /// The control plane has not said anything about the target in time.
     #[error("nothing is known about {0} yet")]
     Undiscovered(SocketAddr),
+    /// No route of the policy is for this request.
+    #[error("no route found")]
+    NoRoute,
+    /// A rate limit of the policy is exceeded.
+    #[error("rate limit exceeded")]
+    RateLimited,
+    /// The application demands a server identity that the endpoint does not have.
+    #[error("required identity {required} is not that of the endpoint")]
+    IdentityRequired {
+        /// What `l5d-require-id` asked for.
+        required: String,
+    },
+    /// A limit of time on a request was reached.
+    #[error("{0}")]
+    Timeout(&'static str),
+    /// A direct connection needs mesh TLS and a client certificate.
+    #[error("direct connections must be mutually authenticated")]
+    DirectWithoutIdentity,
+    /// A direct connection needs the transport header.
+    #[error("direct connections require the transport header")]
+    DirectWithoutHeader,
+    /// We were asked to be a gateway to another service.
+    #[error("this proxy is no gateway")]
+    NotAGateway,
+    /// The connection was for an address that this pod does not have.
+    #[error("{0} is not an address of this pod")]
+    NotOurs(SocketAddr),
+    /// A TLS route needs a server name, and the client sent none.
+    #[error("the client sent no TLS hello with a server name")]
+    NoServerName,
     /// TLS detection did not finish in time.
     #[error("the client did not say in time whether it speaks TLS")]
     DetectTimeout,

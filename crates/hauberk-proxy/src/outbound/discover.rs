@@ -1,9 +1,40 @@
 //! What is known of an original destination, shared by all its connections on one worker.
+//!
+//! Asking costs a look-up in this worker's map; only the first connection to a target asks the control plane. What is
+//! unused for the discovery idle timeout is forgotten, and its streams end with it.
 
-use crate::{control::Live, http, settings::Config};
-use hauberk_model::{OutboundPolicy, Profile};
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
+use crate::{
+    control::{self, Directory, Live},
+    http,
+    http::failure::{Failure, What},
+    settings::{Config, Outbound},
+    worker::Worker,
+};
+use hauberk_model::{
+    Endpoint, Meta, OutboundPolicy, Profile,
+    outbound::{
+        Backend, BackendTarget, Distribution, HttpPolicy, HttpRoute, OpaqueRoute, OutboundProtocol,
+        Queue, RouteBackend, RuleAction,
+    },
+    route::{Route, Rule},
+    timeout::Timeouts,
+};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
+
+/// How long a connection waits for the control plane's first word about its target. Longer than a restart of the
+/// control plane's stream, shorter than what most clients bear.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Targets a worker remembers. More are served, but not remembered beyond their connections.
+const TARGETS_MAX: usize = 10_000;
 
 /// An original destination with everything that is known of it.
 ///
@@ -17,6 +48,128 @@ pub struct Target {
     pub http: http::TargetState,
     policy: Live<OutboundPolicy>,
     profile: Option<Live<Profile>>,
+    synthesised: RefCell<Option<Synthesised>>,
+}
+
+/// A policy made up because the control plane has none, with the profile it was made from.
+#[derive(Debug)]
+struct Synthesised {
+    from: Option<Arc<Profile>>,
+    policy: Arc<OutboundPolicy>,
+}
+
+impl Target {
+    fn new(address: SocketAddr, directory: &Directory, config: &Outbound) -> Self {
+        let question = control::Target::Address(address);
+        let has_profile = config.profile_networks.iter().any(|net| net.contains(&address.ip()));
+        Self {
+            address,
+            http: http::TargetState::default(),
+            policy: directory.outbound_policy(&question),
+            profile: has_profile.then(|| directory.profile(&question)),
+            synthesised: RefCell::default(),
+        }
+    }
+
+    /// Waits until the control plane has spoken about this target.
+    ///
+    /// # Errors
+    /// [`What::Undiscovered`] if it does not in time, or if the question could not be asked.
+    pub async fn discovered(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + DISCOVERY_TIMEOUT;
+        let undiscovered = || Failure::us(What::Undiscovered(self.address));
+        let mut policy = self.policy.clone();
+        let answered = policy.wait_for(|lookup| !lookup.is_pending());
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return Err(undiscovered()),
+        }
+        if let Some(profile) = &self.profile {
+            let mut profile = profile.clone();
+            // The policy says all that is needed; a profile that is late is done without.
+            let _ = tokio::time::timeout_at(deadline, control::known(&mut profile)).await;
+        }
+        Ok(())
+    }
+
+    /// The policy in force now. The same `Arc` until something changes, so that what is compiled from it can be kept.
+    pub fn policy(&self) -> Arc<OutboundPolicy> {
+        if let Some(policy) = self.policy.borrow().as_known() {
+            return Arc::clone(policy);
+        }
+        let profile = self.profile();
+        let mut synthesised = self.synthesised.borrow_mut();
+        match &*synthesised {
+            Some(known) if same(&known.from, &profile) => Arc::clone(&known.policy),
+            _ => {
+                let policy = Arc::new(synthesise(self.address, profile.as_deref()));
+                let made = Synthesised { from: profile, policy: Arc::clone(&policy) };
+                *synthesised = Some(made);
+                policy
+            }
+        }
+    }
+
+    /// What else is known now.
+    pub fn profile(&self) -> Option<Arc<Profile>> {
+        self.profile.as_ref()?.borrow().as_known().cloned()
+    }
+
+    /// Completes when the policy has changed since `self.policy()` was last looked at through the returned receiver.
+    pub fn watch_policy(&self) -> Live<OutboundPolicy> {
+        self.policy.clone()
+    }
+}
+
+fn same(a: &Option<Arc<Profile>>, b: &Option<Arc<Profile>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+/// The policy for a target that the control plane has none for: to the endpoint that its profile names, else to the
+/// address itself in plaintext; nothing is retried and no endpoint is held to be broken (linkerd2-proxy does so).
+fn synthesise(address: SocketAddr, profile: Option<&Profile>) -> OutboundPolicy {
+    let endpoint = profile.and_then(|profile| profile.endpoint.clone());
+    let name = if profile.is_some() { "endpoint" } else { "fallback" };
+    let meta = Meta::default(name);
+    let endpoint = endpoint.unwrap_or_else(|| Arc::new(Endpoint::bare(address)));
+    let backend = Arc::new(Backend {
+        meta: meta.clone(),
+        target: BackendTarget::Forward(endpoint),
+        queue: Queue::default(),
+    });
+    let http = http_policy(&meta, &backend);
+    let opaque = OpaqueRoute {
+        meta: meta.clone(),
+        filters: Vec::new(),
+        backends: Distribution::FirstAvailable(vec![RouteBackend { filters: Vec::new(), backend }]),
+    };
+    OutboundPolicy {
+        parent: meta,
+        protocol: OutboundProtocol::Detect {
+            timeout: DISCOVERY_TIMEOUT,
+            http1: http.clone(),
+            http2: http,
+            opaque: vec![opaque],
+        },
+    }
+}
+
+fn http_policy(meta: &Meta, backend: &Arc<Backend>) -> HttpPolicy {
+    let to_backend = RouteBackend { filters: Vec::new(), backend: Arc::clone(backend) };
+    let action = RuleAction {
+        filters: Vec::new(),
+        backends: Distribution::FirstAvailable(vec![to_backend]),
+        timeouts: Timeouts::default(),
+        retry: None,
+        allow_l5d_request_headers: false,
+    };
+    let rules = vec![Rule { matches: Vec::new(), action }];
+    let route = HttpRoute { meta: meta.clone(), route: Route { hosts: Vec::new(), rules } };
+    HttpPolicy { routes: Arc::new([route]), failure_accrual: None }
 }
 
 /// The targets of one worker.
@@ -24,6 +177,7 @@ pub struct Target {
 pub struct Targets {
     idle_timeout: Duration,
     known: RefCell<HashMap<SocketAddr, Entry>>,
+    is_swept: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -38,6 +192,66 @@ impl Targets {
         Self {
             idle_timeout: config.outbound.side.discovery_idle_timeout,
             known: RefCell::default(),
+            is_swept: Cell::new(false),
         }
     }
+
+    /// What is known of `address`; asks the control plane if it is nothing.
+    pub fn get(worker: &Rc<Worker>, address: SocketAddr) -> Rc<Target> {
+        let targets = &worker.targets;
+        let mut known = targets.known.borrow_mut();
+        let now = Instant::now();
+        if let Some(entry) = known.get_mut(&address) {
+            entry.used_at = now;
+            return Rc::clone(&entry.target);
+        }
+        let target = Rc::new(Target::new(address, &worker.directory, &worker.config.outbound));
+        if known.len() >= TARGETS_MAX {
+            forget_idle(&mut known, now, Duration::ZERO);
+        }
+        if known.len() < TARGETS_MAX {
+            known.insert(address, Entry { target: Rc::clone(&target), used_at: now });
+        }
+        if !targets.is_swept.replace(true) {
+            worker.tasks.spawn_local("targets", sweep(Rc::clone(worker)));
+        }
+        target
+    }
+
+    /// Targets remembered now.
+    pub fn len(&self) -> usize {
+        self.known.borrow().len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Forgets idle targets until there are none left, so that a worker without traffic does not wake up.
+async fn sweep(worker: Rc<Worker>) {
+    let targets = &worker.targets;
+    let pause = targets.idle_timeout.max(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = worker.shutdown.ended() => return,
+        }
+        let mut known = targets.known.borrow_mut();
+        forget_idle(&mut known, Instant::now(), targets.idle_timeout);
+        if known.is_empty() {
+            targets.is_swept.set(false);
+            return;
+        }
+    }
+}
+
+fn forget_idle(known: &mut HashMap<SocketAddr, Entry>, now: Instant, idle_timeout: Duration) {
+    known.retain(|_, entry| {
+        if Rc::strong_count(&entry.target) > 1 {
+            entry.used_at = now;
+        }
+        Rc::strong_count(&entry.target) > 1 || now.duration_since(entry.used_at) < idle_timeout
+    });
 }

@@ -5,6 +5,7 @@ use crate::{
     io::Io,
     tls::client_hello::{self, Hello},
 };
+use hauberk_identity::verify::client_identity;
 use hauberk_model::WorkloadId;
 use rustls::ServerConfig;
 use std::{io, sync::Arc};
@@ -53,10 +54,7 @@ pub async fn accept(io: Io, config: Arc<ServerConfig>) -> io::Result<Accepted> {
     })?;
     let tls = TlsAcceptor::from(config).accept(socket).await?;
     let session = tls.get_ref().1;
-    let client_id = session
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .and_then(crate::tls::peer_identity);
+    let client_id = client_identity(session.peer_certificates());
     let is_transport_header_agreed = session.alpn_protocol() == Some(crate::transport_header::ALPN);
     Ok(Accepted { io: Io::accepted(tls), client_id, is_transport_header_agreed })
 }

@@ -1,6 +1,7 @@
 //! Opening mesh TLS to a peer that must prove to be who we expect.
 
 use crate::io::{Io, Raw};
+use hauberk_identity::verify::expect_identity;
 use hauberk_model::endpoints::EndpointTls;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -28,13 +29,8 @@ pub async fn connect(
     })?;
     let tls = TlsConnector::from(config).connect(name, Raw::Tcp(socket)).await?;
     let session = tls.get_ref().1;
-    let leaf = session.peer_certificates().and_then(|chain| chain.first());
-    if !leaf.is_some_and(|leaf| crate::tls::proves(leaf, &peer.identity)) {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("the server does not prove to be {}", peer.identity),
-        ));
-    }
+    expect_identity(session.peer_certificates(), &peer.identity)
+        .map_err(|wrong| io::Error::new(io::ErrorKind::PermissionDenied, wrong))?;
     let is_transport_header_agreed = session.alpn_protocol() == Some(crate::transport_header::ALPN);
     Ok(Connected { io: Io::connected(tls), is_transport_header_agreed })
 }

@@ -1,0 +1,190 @@
+//! Bytes that are not looked into, from the application to an endpoint chosen by load.
+
+use crate::{
+    balance::{self, Connected},
+    connection::Facts,
+    copy,
+    detect::Early,
+    http::failure::{Failure, What},
+    io::Io,
+    outbound::discover::Target,
+    telemetry::labels::Labels,
+    transport_header::Session,
+    worker::Worker,
+};
+use hauberk_model::{
+    Meta, OutboundPolicy,
+    filter::TcpFilter,
+    outbound::{Backend, Distribution, OpaqueRoute, OutboundProtocol, RouteBackend},
+};
+use prometheus_client::metrics::counter::Counter;
+use rand::Rng;
+use std::{rc::Rc, sync::Arc};
+
+/// A connection to the endpoint that was chosen, with the route that led there.
+#[derive(Debug)]
+pub struct Chosen {
+    connected: Connected,
+    route: Labels,
+}
+
+impl Early for Chosen {
+    fn io(&mut self) -> &mut Io {
+        &mut self.connected.io
+    }
+}
+
+/// Serves an opaque connection to its end; `chosen` is there if the server was asked early.
+pub async fn serve(
+    worker: &Rc<Worker>,
+    mut io: Io,
+    facts: &Facts,
+    target: &Target,
+    chosen: Option<Chosen>,
+) -> Result<(), Failure> {
+    let policy = target.policy();
+    let mut chosen = match chosen {
+        Some(chosen) => chosen,
+        None => choose(worker, &policy, routes(&policy), Session::Opaque).await?,
+    };
+    drop(policy);
+    let labels = chosen
+        .route
+        .clone()
+        .with("target_ip", facts.original_dst.ip().to_string())
+        .with("target_port", facts.original_dst.port().to_string());
+    let outbound = &worker.metrics.outbound;
+    outbound.tcp_route_open.get_or_create(&labels).inc();
+    let closed = |error: &'static str| -> Counter {
+        outbound.tcp_route_close.get_or_create_owned(&labels.clone().with("error", error))
+    };
+    let result = copy::both_ways(&mut io, &mut chosen.connected.io).await;
+    closed(if result.is_ok() { "" } else { "unexpected" }).inc();
+    result.map_err(|error| Failure::peer(What::Io(error)))
+}
+
+/// The opaque routes of a policy. A policy that has turned to pure HTTP while the connection was found to be opaque
+/// has none, and the connection fails.
+fn routes(policy: &OutboundPolicy) -> &[OpaqueRoute] {
+    match &policy.protocol {
+        OutboundProtocol::Detect { opaque, .. } | OutboundProtocol::Opaque(opaque) => opaque,
+        OutboundProtocol::Http1(_)
+        | OutboundProtocol::Http2(_)
+        | OutboundProtocol::Grpc(_)
+        | OutboundProtocol::Tls(_) => &[],
+    }
+}
+
+/// Follows the route to a backend and connects to one of its endpoints.
+pub async fn choose(
+    worker: &Rc<Worker>,
+    policy: &OutboundPolicy,
+    routes: &[OpaqueRoute],
+    session: Session,
+) -> Result<Chosen, Failure> {
+    let Some(route) = routes.first() else {
+        return Err(Failure::us(What::InvalidPolicy("the policy has no route for TCP".into())));
+    };
+    let labels = Labels::new().parent(&policy.parent).outbound_route(&route.meta);
+    let connected = follow(worker, &route.meta, &route.filters, &route.backends, session).await?;
+    Ok(Chosen { connected, route: labels })
+}
+
+/// Applies filters, picks a backend and connects to one of its endpoints.
+pub(super) async fn follow(
+    worker: &Rc<Worker>,
+    route: &Meta,
+    filters: &[TcpFilter],
+    backends: &Distribution<TcpFilter>,
+    session: Session,
+) -> Result<Connected, Failure> {
+    apply(filters)?;
+    match backends {
+        Distribution::Empty => {
+            Err(Failure::us(What::InvalidPolicy(format!("{route} has no backend").into())))
+        }
+        Distribution::FirstAvailable(backends) => {
+            // The next backend is for when the first cannot be reached at all.
+            let mut last =
+                Failure::us(What::InvalidPolicy(format!("{route} has no backend").into()));
+            for backend in backends {
+                match to_backend(worker, backend, session).await {
+                    Ok(connected) => return Ok(connected),
+                    Err(failure) if failure.retryable => last = failure,
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Err(last)
+        }
+        Distribution::Random(backends) => {
+            let random = worker.random.borrow_mut().random::<f64>();
+            match draw(backends, random) {
+                Some(backend) => to_backend(worker, backend, session).await,
+                None => {
+                    let why = format!("every backend of {route} has weight zero");
+                    Err(Failure::us(What::InvalidPolicy(why.into())))
+                }
+            }
+        }
+    }
+}
+
+async fn to_backend(
+    worker: &Rc<Worker>,
+    backend: &RouteBackend<TcpFilter>,
+    session: Session,
+) -> Result<Connected, Failure> {
+    apply(&backend.filters)?;
+    let backend: &Arc<Backend> = &backend.backend;
+    balance::connect(worker, backend, session).await
+}
+
+fn apply(filters: &[TcpFilter]) -> Result<(), Failure> {
+    match filters.first() {
+        None => Ok(()),
+        Some(TcpFilter::Forbidden) => Err(Failure::client(What::Forbidden)),
+        Some(TcpFilter::Invalid(why)) => Err(Failure::us(What::InvalidPolicy(Arc::clone(why)))),
+    }
+}
+
+/// The backend that `random`, drawn uniformly from 0 to 1, falls on.
+fn draw<F>(backends: &[(RouteBackend<F>, u32)], random: f64) -> Option<&RouteBackend<F>> {
+    let total: u64 = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let mut left = (random * total as f64) as u64;
+    backends.iter().filter(|(_, weight)| *weight > 0).find_map(|(backend, weight)| {
+        let weight = u64::from(*weight);
+        if left < weight {
+            return Some(backend);
+        }
+        left -= weight;
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hauberk_model::outbound::{BackendTarget, Queue};
+
+    fn backend(name: &str) -> RouteBackend<TcpFilter> {
+        let backend = Backend {
+            meta: Meta::default(name),
+            target: BackendTarget::Invalid("test".into()),
+            queue: Queue::default(),
+        };
+        RouteBackend { filters: Vec::new(), backend: Arc::new(backend) }
+    }
+
+    #[test]
+    fn draws_backends_by_weight() {
+        let backends = [(backend("a"), 1), (backend("never"), 0), (backend("b"), 3)];
+        let drawn =
+            |random| draw(&backends, random).map(|found| found.backend.meta.name().to_owned());
+        assert_eq!(drawn(0.0).as_deref(), Some("a"));
+        assert_eq!(drawn(0.24).as_deref(), Some("a"));
+        assert_eq!(drawn(0.25).as_deref(), Some("b"));
+        assert_eq!(drawn(0.999_999).as_deref(), Some("b"));
+        assert!(draw(&[(backend("never"), 0)], 0.5).is_none());
+        assert!(draw::<TcpFilter>(&[], 0.5).is_none());
+    }
+}
