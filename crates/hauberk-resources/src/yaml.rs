@@ -126,13 +126,21 @@ pub fn parse(text: &str) -> Result<Value, Problem> {
         Problem {
             document: 1,
             line: usize::try_from(line).unwrap_or(usize::MAX).max(1),
-            message: one_line(&error.to_string()),
+            message: without_place(&one_line(&error.to_string())).to_owned(),
         }
     })
 }
 
 fn one_line(message: &str) -> String {
     message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// The message without the place in it, which counts from the begin of the document.
+fn without_place(message: &str) -> &str {
+    match message.rfind(" at line ") {
+        Some(at) if !message[at..].contains(['"', '\'', ';']) => &message[..at],
+        _ => message,
+    }
 }
 
 /// Reads all documents of a text; empty ones are left out.
@@ -253,7 +261,7 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].document, 2);
         assert!((3..=5).contains(&problems[0].line), "{problems:?}");
-        assert!(!problems[0].message.contains('\n'));
+        assert!(!problems[0].message.contains("line"), "{problems:?}");
     }
 
     #[test]
