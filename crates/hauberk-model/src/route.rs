@@ -104,7 +104,9 @@ pub fn find<'r, M: Match + 'r, R: 'r>(
     host: &str,
     request: &Parts,
 ) -> Option<Found> {
-    let mut best: Option<((HostRank, M::Rank, Reverse<usize>), Found)> = None;
+    // The order of appearance comes last and reversed, so that the earlier of two equals wins.
+    type Rank<M> = (HostRank, <M as Match>::Rank, Reverse<usize>);
+    let mut best: Option<(Rank<M>, Found)> = None;
     let mut order = 0;
     for (at, route) in routes.into_iter().enumerate() {
         let Some(host_rank) = route_host_rank(&route.hosts, host) else { continue };
