@@ -1,12 +1,13 @@
 //! Rules into the kernel: all of them or none, again and again, and out of it.
 //!
 //! Called by `hauberk-init` and by the local runtime, on a thread that is in the pod's network
-//! namespace. A [`Target`] stands for that namespace; making one checks that it is not the machine's
-//! own. Applying is one transaction (nft), or one for each address family (iptables), that replaces
+//! namespace. A [`PodNetwork`] stands for that namespace; making one checks that it is not the
+//! machine's own. Applying is one transaction (nft), or one for each address family (iptables), that replaces
 //! what an earlier run left, so connections that begin meanwhile meet either the old rules or the new
 //! ones. Rules of ours in another backend are removed after the new ones are in place.
 //!
 //! [`nft`](mod@nft) and [`iptables`] hold what differs; [`verify`] compares with what is there.
+//! Deliberately not here: entering namespaces, and any rule or text (see [`crate::render`]).
 
 mod existing;
 mod ids;
@@ -59,7 +60,7 @@ pub enum Choice {
 /// Whether the machine's own network namespace may be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostNamespace {
-    /// No: [`Target::current`] fails there.
+    /// No: [`PodNetwork::current`] fails there.
     Refuse,
     /// Yes, somebody asked for it in so many words.
     Allow,
@@ -69,7 +70,7 @@ pub enum HostNamespace {
 ///
 /// Not `Send`: on another thread it might stand for another namespace.
 #[derive(Debug)]
-pub struct Target {
+pub struct PodNetwork {
     tools: Tools,
     on_this_thread: PhantomData<*const ()>,
 }
@@ -170,7 +171,7 @@ fn hint(said: &str) -> &'static str {
     }
 }
 
-impl Target {
+impl PodNetwork {
     /// The network namespace that the calling thread is in.
     ///
     /// # Errors
@@ -207,6 +208,14 @@ impl Target {
                             format!("{backend} does not work here: {error}")
                         }),
                     );
+                    if let Choice::Prefer(variant) = choice
+                        && *backend != Backend::Iptables(variant)
+                    {
+                        notes.push(format!(
+                            "{} is not installed: taking {backend}",
+                            variant.program()
+                        ));
+                    }
                     notes.extend(self.remove_from_others(*backend, &tables)?);
                     return Ok(Applied { backend: *backend, notes });
                 }
@@ -310,4 +319,48 @@ fn run(
 ) -> Result<String, ApplyError> {
     let said = tools.run(program, arguments, input)?;
     if said.code == Some(0) { Ok(said.out) } else { Err(ApplyError::refused(program, &said)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{CaptureConfig, plan};
+
+    /// Without tools nothing can be changed, wherever the test runs.
+    fn refusal(choice: Choice) -> String {
+        let pod = PodNetwork { tools: Tools::default(), on_this_thread: PhantomData };
+        let result = pod.apply(&plan(&CaptureConfig::sidecar()), choice);
+        result.expect_err("there is no tool").to_string()
+    }
+
+    #[test]
+    fn without_any_tool_the_message_says_what_to_install() {
+        let message = refusal(Choice::Auto);
+
+        assert!(
+            message.contains("looked for nft") && message.contains("hint: install"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_chosen_tool_that_is_missing_is_named() {
+        assert!(refusal(Choice::Only(Backend::Nft)).contains("cannot find nft; hint:"));
+        let legacy = refusal(Choice::Prefer(Variant::Legacy));
+        assert!(legacy.contains("cannot find iptables-legacy-save; hint:"), "{legacy}");
+    }
+
+    #[test]
+    fn refusals_of_tools_come_with_a_hint() {
+        let said = |err: &str| Said { out: String::new(), err: err.to_owned(), code: Some(4) };
+        let message = |err| ApplyError::refused("iptables-nft-restore", &said(err)).to_string();
+
+        assert!(message("Operation not permitted (you must be root)\n").contains("CAP_NET_ADMIN"));
+        assert!(message("Could not fetch rule set generation id: x").contains("no nf_tables"));
+        assert!(message("line 3: RULE_APPEND failed (No such file)").contains("xt_ module"));
+        assert_eq!(
+            message("odd\nthings\n"),
+            "iptables-nft-restore refused with code 4: odd | things"
+        );
+    }
 }

@@ -1,8 +1,9 @@
 //! Is this network namespace the machine's own?
 //!
 //! Capture rules in the namespace of a machine (or of a Kubernetes node) would redirect everything it
-//! serves, its remote shell included. So [`crate::apply`] works only through a [`crate::apply::Target`],
-//! and a target is refused when one of these facts speaks for the machine's own namespace:
+//! serves, its remote shell included. So [`crate::apply`] works only through a
+//! [`PodNetwork`](crate::PodNetwork), and that is refused when one of these facts speaks for the machine's
+//! own namespace:
 //!
 //! 1. The kernel shows `net.core.netdev_max_backlog` under `/proc/sys`. It registers that setting, and
 //!    others that exist once per machine, for the first namespace only. `/proc/sys/net` always shows
@@ -69,8 +70,8 @@ impl Facts {
 
 /// Reads `net:[4026531833]`.
 fn number_of(link: &str) -> Option<u64> {
-    let target = fs::read_link(link).ok()?;
-    target.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
+    let pod = fs::read_link(link).ok()?;
+    pod.to_str()?.split_once('[')?.1.strip_suffix(']')?.parse().ok()
 }
 
 #[cfg(test)]

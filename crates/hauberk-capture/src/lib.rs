@@ -4,13 +4,13 @@
 //! local runtime, which sets up its pods with the same rules:
 //!
 //! ```no_run
-//! use hauberk_capture::{CaptureConfig, Choice, HostNamespace, Target, Tools, plan};
+//! use hauberk_capture::{CaptureConfig, Choice, HostNamespace, PodNetwork, Tools, plan};
 //!
 //! // On a thread that is in the pod's network namespace:
 //! let rules = plan(&CaptureConfig::sidecar());
 //! let tools = Tools::new(std::ffi::OsStr::new("/usr/sbin:/usr/bin"));
-//! let target = Target::current(tools, HostNamespace::Refuse)?;
-//! let applied = target.apply(&rules, Choice::Auto)?;
+//! let pod = PodNetwork::current(tools, HostNamespace::Refuse)?;
+//! let applied = pod.apply(&rules, Choice::Auto)?;
 //! # Ok::<(), hauberk_capture::ApplyError>(())
 //! ```
 //!
@@ -29,7 +29,9 @@ pub mod rules;
 pub mod tool;
 
 pub use apply::verify::{Verified, verify};
-pub use apply::{Applied, ApplyError, Backend, Choice, HostNamespace, Target, iptables::Variant};
+pub use apply::{
+    Applied, ApplyError, Backend, Choice, HostNamespace, PodNetwork, iptables::Variant,
+};
 pub use plan::{CaptureConfig, InboundPorts, PROXY_MARK, plan};
 pub use rules::{Families, Generation, RuleSet};
 pub use tool::Tools;

@@ -16,7 +16,7 @@ use clap::Parser as _;
 use hauberk_capture::apply::linkerd_2_7::{self, Step};
 use hauberk_capture::rules::{Family, Generation};
 use hauberk_capture::{
-    Backend, CaptureConfig, Choice, HostNamespace, Target, Tools, Variant, plan, render, verify,
+    Backend, CaptureConfig, Choice, HostNamespace, PodNetwork, Tools, Variant, plan, render, verify,
 };
 use hauberk_linux::namespace::{Kind, Namespace, inside};
 use jiff::Timestamp;
@@ -108,10 +108,10 @@ fn init(args: &Init, log: &mut Log) -> anyhow::Result<()> {
     if args.simulate {
         return simulate(&request, log);
     }
-    let target = target(&args.place)?;
+    let pod = pod_network(&args.place)?;
     let result = match request.config.generation {
-        Generation::Today => apply(&target, &request, log),
-        Generation::Linkerd27 { .. } => apply_2_7(&target, &request, log),
+        Generation::Today => apply(&pod, &request, log),
+        Generation::Linkerd27 { .. } => apply_2_7(&pod, &request, log),
     };
     result.context("aborting firewall configuration")?;
     if let Some(seconds) = request.close_wait_seconds {
@@ -122,10 +122,10 @@ fn init(args: &Init, log: &mut Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn apply(target: &Target, request: &Request, log: &Log) -> anyhow::Result<()> {
+fn apply(pod: &PodNetwork, request: &Request, log: &Log) -> anyhow::Result<()> {
     let rules = plan(&request.config);
     log.write(Level::Debug, &render::words(&rules));
-    let applied = target.apply(&rules, request.choice)?;
+    let applied = pod.apply(&rules, request.choice)?;
     for note in &applied.notes {
         log.write(Level::Warning, note);
     }
@@ -138,13 +138,13 @@ fn apply(target: &Target, request: &Request, log: &Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn apply_2_7(target: &Target, request: &Request, log: &Log) -> anyhow::Result<()> {
+fn apply_2_7(pod: &PodNetwork, request: &Request, log: &Log) -> anyhow::Result<()> {
     let log = Log {
         format: if log.format == Format::Json { Format::Json } else { Format::Dated },
         ..*log
     };
     let variant = variant_of_2_7(request.choice);
-    linkerd_2_7::apply(target, &request.config, variant, &mut |text| log.info(text))?;
+    linkerd_2_7::apply(pod, &request.config, variant, &mut |text| log.info(text))?;
     Ok(())
 }
 
@@ -196,8 +196,8 @@ fn show(args: &Plan) -> anyhow::Result<()> {
 
 fn check(args: &Init, log: &mut Log) -> anyhow::Result<()> {
     let request = Request::read(args, log)?;
-    let target = target_to_look()?;
-    let verified = verify(&target, &plan(&request.config), request.choice)?;
+    let pod = pod_network_to_look()?;
+    let verified = verify(&pod, &plan(&request.config), request.choice)?;
     if verified.differences.is_empty() {
         let backend = verified.backend.map_or_else(String::new, |backend| backend.to_string());
         log.info(&format!("the capture rules are as asked ({backend})"));
@@ -213,7 +213,7 @@ fn check(args: &Init, log: &mut Log) -> anyhow::Result<()> {
 }
 
 fn remove(place: &Place, log: &Log) -> anyhow::Result<()> {
-    let removed = target(place)?.remove()?;
+    let removed = pod_network(place)?.remove()?;
     if removed.is_empty() {
         log.info("there were no capture rules");
     }
@@ -224,15 +224,15 @@ fn remove(place: &Place, log: &Log) -> anyhow::Result<()> {
 }
 
 /// The namespace this thread is in, which may be changed unless it is the machine's own.
-fn target(place: &Place) -> anyhow::Result<Target> {
+fn pod_network(place: &Place) -> anyhow::Result<PodNetwork> {
     let host =
         if place.allow_host_namespace { HostNamespace::Allow } else { HostNamespace::Refuse };
-    Ok(Target::current(tools(), host)?)
+    Ok(PodNetwork::current(tools(), host)?)
 }
 
 /// The namespace this thread is in, to look at only. That does no harm anywhere.
-fn target_to_look() -> anyhow::Result<Target> {
-    Ok(Target::current(tools(), HostNamespace::Allow)?)
+fn pod_network_to_look() -> anyhow::Result<PodNetwork> {
+    Ok(PodNetwork::current(tools(), HostNamespace::Allow)?)
 }
 
 fn tools() -> Tools {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::existing::Existing;
 use super::nft::Tables;
-use super::{ApplyError, Target, ids};
+use super::{ApplyError, PodNetwork, ids};
 use crate::render::iptables as render;
 use crate::rules::{Family, Owner, RuleSet};
 use crate::tool::{Said, Tools};
@@ -59,11 +59,11 @@ const WAIT: [&str; 2] = ["-w", "10"];
 const LOCK: &str = "/run/xtables.lock";
 
 /// The packet filter behind the variant; a plain program that does not say is an old one.
-pub(super) fn kind(target: &Target, variant: Variant) -> Kind {
+pub(super) fn kind(pod: &PodNetwork, variant: Variant) -> Kind {
     match variant {
         Variant::Nft => Kind::NfTables,
         Variant::Legacy => Kind::IpTables,
-        Variant::Plain => match target.run("iptables", &["--version"], "") {
+        Variant::Plain => match pod.run("iptables", &["--version"], "") {
             Ok(version) if version.contains("nf_tables") => Kind::NfTables,
             Ok(_) | Err(_) => Kind::IpTables,
         },
@@ -72,7 +72,7 @@ pub(super) fn kind(target: &Target, variant: Variant) -> Kind {
 
 /// Puts the rules in. Costs two processes for each family.
 pub(super) fn apply(
-    target: &Target,
+    pod: &PodNetwork,
     rules: &RuleSet,
     variant: Variant,
 ) -> Result<Vec<String>, ApplyError> {
@@ -96,13 +96,13 @@ pub(super) fn apply(
             notes.push("this namespace has no IPv6: only IPv4 is captured".to_owned());
             continue;
         }
-        match apply_family(target, rules, variant, *family) {
+        match apply_family(pod, rules, variant, *family) {
             Ok(more) => notes.extend(more),
             // The kernel also refuses owner rules of a writer whose user namespace is not the one that
             // owns the network namespace, and says nothing but "invalid argument".
             Err(error @ ApplyError::Refused { .. }) => {
                 let Some(remaining) = rules.without_owner_rules() else { return Err(error) };
-                let Ok(more) = apply_family(target, &remaining, variant, *family) else {
+                let Ok(more) = apply_family(pod, &remaining, variant, *family) else {
                     return Err(error);
                 };
                 notes.push(format!(
@@ -120,15 +120,15 @@ pub(super) fn apply(
 }
 
 fn apply_family(
-    target: &Target,
+    pod: &PodNetwork,
     rules: &RuleSet,
     variant: Variant,
     family: Family,
 ) -> Result<Vec<String>, ApplyError> {
     let lines = render::lines(rules, family);
-    let existing = read(target, variant, family)?;
+    let existing = read(pod, variant, family)?;
     let text = render::restore_with(&lines, &existing.jumps_to_change(&lines));
-    restore(target, variant, family, &text)?;
+    restore(pod, variant, family, &text)?;
     let mut notes = Vec::new();
     if !existing.is_empty() {
         let count = existing.rules.len() + existing.jumps.len();
@@ -148,17 +148,17 @@ fn apply_family(
 
 /// Removes our chains and jumps of both families; says whether there were any.
 pub(super) fn remove(
-    target: &Target,
+    pod: &PodNetwork,
     variant: Variant,
     tables: &Tables,
 ) -> Result<bool, ApplyError> {
     let mut found = false;
     for family in [Family::V4, Family::V6] {
-        let is_there = may_hold_rules(target, variant, family, tables);
+        let is_there = may_hold_rules(pod, variant, family, tables);
         // A table that cannot be read cannot be ours either: it was read before it was written.
-        let existing = is_there.then(|| read(target, variant, family).ok()).flatten();
+        let existing = is_there.then(|| read(pod, variant, family).ok()).flatten();
         if let Some(existing) = existing.filter(|existing| !existing.is_empty()) {
-            restore(target, variant, family, &existing.removal())?;
+            restore(pod, variant, family, &existing.removal())?;
             found = true;
         }
     }
@@ -167,25 +167,25 @@ pub(super) fn remove(
 
 /// What the `nat` table of a family holds.
 pub(super) fn read(
-    target: &Target,
+    pod: &PodNetwork,
     variant: Variant,
     family: Family,
 ) -> Result<Existing, ApplyError> {
-    let saved = run(target, &variant.named(family, "-save"), &["-t", "nat"], "")?;
+    let saved = run(pod, &variant.named(family, "-save"), &["-t", "nat"], "")?;
     Ok(Existing::parse(&saved))
 }
 
 /// Whether looking makes sense: asking the legacy packet filter for a table creates that table.
 pub(super) fn may_hold_rules(
-    target: &Target,
+    pod: &PodNetwork,
     variant: Variant,
     family: Family,
     tables: &Tables,
 ) -> bool {
-    if target.tools.find(&variant.named(family, "-save")).is_none() {
+    if pod.tools.find(&variant.named(family, "-save")).is_none() {
         return false;
     }
-    let list = match (kind(target, variant), family) {
+    let list = match (kind(pod, variant), family) {
         (Kind::NfTables, Family::V4) => return tables.may_hold("ip nat"),
         (Kind::NfTables, Family::V6) => return tables.may_hold("ip6 nat"),
         (Kind::IpTables, Family::V4) => "/proc/thread-self/net/ip_tables_names",
@@ -200,31 +200,31 @@ pub(super) fn has_ipv6() -> bool {
 }
 
 fn restore(
-    target: &Target,
+    pod: &PodNetwork,
     variant: Variant,
     family: Family,
     text: &str,
 ) -> Result<(), ApplyError> {
     let arguments = ["--noflush", WAIT[0], WAIT[1]];
-    run(target, &variant.named(family, "-restore"), &arguments, text).map(drop)
+    run(pod, &variant.named(family, "-restore"), &arguments, text).map(drop)
 }
 
 /// Runs one command of the program for IPv4, whatever it answers.
 pub(super) fn said(
-    target: &Target,
+    pod: &PodNetwork,
     variant: Variant,
     arguments: &[String],
 ) -> Result<Said, ApplyError> {
-    Ok(with_usable_lock(target.tools.clone()).run(variant.program(), arguments, "")?)
+    Ok(with_usable_lock(pod.tools.clone()).run(variant.program(), arguments, "")?)
 }
 
 fn run(
-    target: &Target,
+    pod: &PodNetwork,
     program: &str,
     arguments: &[&str],
     input: &str,
 ) -> Result<String, ApplyError> {
-    super::run(&with_usable_lock(target.tools.clone()), program, arguments, input)
+    super::run(&with_usable_lock(pod.tools.clone()), program, arguments, input)
 }
 
 fn describe(owners: &[Owner]) -> String {

@@ -7,7 +7,7 @@
 
 use super::iptables::{self, Variant};
 use super::nft::Tables;
-use super::{ApplyError, Target};
+use super::{ApplyError, PodNetwork};
 use crate::plan::{CaptureConfig, InboundPorts, plan};
 use crate::render::iptables::{Command, INBOUND_CHAIN, OUTBOUND_CHAIN, commands};
 use crate::rules::{Family, Generation};
@@ -64,12 +64,12 @@ pub fn script(config: &CaptureConfig, old_jumps: &[String]) -> Vec<Step> {
 /// # Errors
 /// The first refused command, after everything of ours has been removed again.
 pub fn apply(
-    target: &Target,
+    pod: &PodNetwork,
     config: &CaptureConfig,
     variant: Variant,
     log: &mut dyn FnMut(&str),
 ) -> Result<(), ApplyError> {
-    let existing = iptables::read(target, variant, Family::V4)?;
+    let existing = iptables::read(pod, variant, Family::V4)?;
     for step in script(config, &existing.jumps) {
         let (command, must_succeed) = match step {
             Step::Say(text) => {
@@ -80,11 +80,11 @@ pub fn apply(
             Step::Run(command) => (command, true),
         };
         log(&format!("> {}", shown(variant, &command)));
-        let said = iptables::said(target, variant, &command.arguments)?;
+        let said = iptables::said(pod, variant, &command.arguments)?;
         log(&format!("< {}{}", said.out, said.err));
         if must_succeed && said.code != Some(0) {
             log("Aborting firewall configuration");
-            iptables::remove(target, variant, &Tables::read(target))?;
+            iptables::remove(pod, variant, &Tables::read(pod))?;
             return Err(ApplyError::refused(variant.program(), &said));
         }
     }

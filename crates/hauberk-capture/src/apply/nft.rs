@@ -1,6 +1,6 @@
 //! The native backend: one table, one transaction, both address families.
 
-use super::{ApplyError, Target};
+use super::{ApplyError, PodNetwork};
 use crate::render;
 use crate::rules::RuleSet;
 
@@ -9,8 +9,8 @@ use crate::rules::RuleSet;
 pub(super) struct Tables(Option<Vec<String>>);
 
 impl Tables {
-    pub(super) fn read(target: &Target) -> Self {
-        Self(target.run("nft", &["list", "tables"], "").ok().map(|text| names(&text)))
+    pub(super) fn read(pod: &PodNetwork) -> Self {
+        Self(pod.run("nft", &["list", "tables"], "").ok().map(|text| names(&text)))
     }
 
     /// Whether a table of this family and name exists, as far as one can know.
@@ -28,27 +28,27 @@ fn names(text: &str) -> Vec<String> {
 }
 
 /// Puts the rules in, and tells which tables there are then. Costs one process.
-pub(super) fn apply(target: &Target, rules: &RuleSet) -> Result<Tables, ApplyError> {
+pub(super) fn apply(pod: &PodNetwork, rules: &RuleSet) -> Result<Tables, ApplyError> {
     let script = format!("{}list tables\n", render::nft(rules));
-    let tables = target.run("nft", &["-f", "-"], &script)?;
+    let tables = pod.run("nft", &["-f", "-"], &script)?;
     Ok(Tables(Some(names(&tables))))
 }
 
 /// Removes the table; says whether there was one.
-pub(super) fn remove(target: &Target, tables: &Tables) -> Result<bool, ApplyError> {
+pub(super) fn remove(pod: &PodNetwork, tables: &Tables) -> Result<bool, ApplyError> {
     if !tables.hold_ours() {
         return Ok(false);
     }
-    target.run("nft", &["-f", "-"], &render::nft_remove())?;
+    pod.run("nft", &["-f", "-"], &render::nft_remove())?;
     Ok(true)
 }
 
 /// The table as it is, if it is there.
-pub(super) fn read(target: &Target, tables: &Tables) -> Result<Option<String>, ApplyError> {
+pub(super) fn read(pod: &PodNetwork, tables: &Tables) -> Result<Option<String>, ApplyError> {
     if !tables.hold_ours() {
         return Ok(None);
     }
     let mut arguments = vec!["-s", "-y", "list", "table"];
     arguments.extend(render::NFT_TABLE.split(' '));
-    target.run("nft", &arguments, "").map(Some)
+    pod.run("nft", &arguments, "").map(Some)
 }

@@ -6,7 +6,7 @@
 use super::existing::Existing;
 use super::iptables::{self, Variant};
 use super::nft::{self, Tables};
-use super::{ApplyError, Backend, Choice, Target};
+use super::{ApplyError, Backend, Choice, PodNetwork};
 use crate::render;
 use crate::rules::{Family, Generation, RuleSet};
 
@@ -26,12 +26,12 @@ pub struct Verified {
 ///
 /// # Errors
 /// When the tool that shows the rules cannot be run or refuses.
-pub fn verify(target: &Target, rules: &RuleSet, choice: Choice) -> Result<Verified, ApplyError> {
-    let tables = Tables::read(target);
-    for backend in target.candidates(choice) {
+pub fn verify(pod: &PodNetwork, rules: &RuleSet, choice: Choice) -> Result<Verified, ApplyError> {
+    let tables = Tables::read(pod);
+    for backend in pod.candidates(choice) {
         let differences = match backend {
-            Backend::Nft => of_nft(target, rules, &tables)?,
-            Backend::Iptables(variant) => of_iptables(target, rules, variant, &tables)?,
+            Backend::Nft => of_nft(pod, rules, &tables)?,
+            Backend::Iptables(variant) => of_iptables(pod, rules, variant, &tables)?,
         };
         if let Some(differences) = differences {
             return Ok(Verified { backend: Some(backend), differences });
@@ -42,17 +42,17 @@ pub fn verify(target: &Target, rules: &RuleSet, choice: Choice) -> Result<Verifi
 }
 
 fn of_nft(
-    target: &Target,
+    pod: &PodNetwork,
     rules: &RuleSet,
     tables: &Tables,
 ) -> Result<Option<Vec<String>>, ApplyError> {
-    let Some(found) = nft::read(target, tables)? else { return Ok(None) };
+    let Some(found) = nft::read(pod, tables)? else { return Ok(None) };
     let wanted = logical_lines(&render::nft_table(rules));
     Ok(Some(compare(&wanted, &logical_lines(&found))))
 }
 
 fn of_iptables(
-    target: &Target,
+    pod: &PodNetwork,
     rules: &RuleSet,
     variant: Variant,
     tables: &Tables,
@@ -60,8 +60,8 @@ fn of_iptables(
     let mut differences = Vec::new();
     let mut is_anything_there = false;
     for family in [Family::V4, Family::V6] {
-        let existing = if iptables::may_hold_rules(target, variant, family, tables) {
-            iptables::read(target, variant, family)?
+        let existing = if iptables::may_hold_rules(pod, variant, family, tables) {
+            iptables::read(pod, variant, family)?
         } else {
             Existing::default()
         };

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hauberk_capture::rules::Family;
 use hauberk_capture::{
-    Applied, Backend, CaptureConfig, Choice, HostNamespace, Target, Tools, Variant, plan,
+    Applied, Backend, CaptureConfig, Choice, HostNamespace, PodNetwork, Tools, Variant, plan,
 };
 use hauberk_linux::link::{Batch, End, Mac, Route};
 use hauberk_linux::namespace::{Kind, Namespace, inside};
@@ -201,11 +201,11 @@ impl Lab {
         text(&said.stdout)
     }
 
-    /// Does `work` with the pod's capture target.
-    pub(crate) fn in_pod<T: Send>(&self, work: impl FnOnce(&Target) -> T + Send) -> T {
+    /// Does `work` with the pod's capture pod.
+    pub(crate) fn in_pod<T: Send>(&self, work: impl FnOnce(&PodNetwork) -> T + Send) -> T {
         inside(&[&self.pod], || {
-            let target = Target::current(tools(), HostNamespace::Refuse);
-            work(&target.expect("a fresh namespace is not the machine's"))
+            let pod = PodNetwork::current(tools(), HostNamespace::Refuse);
+            work(&pod.expect("a fresh namespace is not the machine's"))
         })
         .expect("the pod's namespace can be entered")
     }
@@ -214,9 +214,9 @@ impl Lab {
     pub(crate) fn capture(&self, config: &CaptureConfig, backend: Backend) -> Applied {
         let rules = plan(config);
         let choice = Choice::Only(backend);
-        self.in_pod(|target| {
-            let applied = target.apply(&rules, choice).expect("the rules are taken");
-            let verified = hauberk_capture::verify(target, &rules, choice).expect("readable");
+        self.in_pod(|pod| {
+            let applied = pod.apply(&rules, choice).expect("the rules are taken");
+            let verified = hauberk_capture::verify(pod, &rules, choice).expect("readable");
             assert_eq!(verified.differences, [""; 0], "{backend} shows other rules than given");
             applied
         })

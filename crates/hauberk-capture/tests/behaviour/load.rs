@@ -82,7 +82,7 @@ impl Drop for StopAtEnd<'_> {
 
 fn apply(lab: &Lab, backend: Backend) {
     let rules = plan(&CaptureConfig::sidecar());
-    lab.in_pod(|target| target.apply(&rules, Choice::Only(backend)).expect("the rules are taken"));
+    lab.in_pod(|pod| pod.apply(&rules, Choice::Only(backend)).expect("the rules are taken"));
 }
 
 fn check_reapplying(backend: Backend) {

@@ -196,7 +196,7 @@ fn cleaning_up_leaves_nothing_of_any_backend() {
     let Some(lab) = Lab::new() else { return };
     let rules = plan(&CaptureConfig::sidecar());
     for backend in BACKENDS {
-        lab.in_pod(|target| target.apply(&rules, Choice::Only(backend)).expect("taken"));
+        lab.in_pod(|pod| pod.apply(&rules, Choice::Only(backend)).expect("taken"));
 
         let log = expect_success(&run_as(&lab, "proxy-init", &format!("{LATER} --cleanup")));
 
@@ -357,11 +357,11 @@ fn auto_takes_nft_and_prefers_nothing_that_is_missing() {
     let Some(lab) = Lab::new() else { return };
     let rules = plan(&CaptureConfig::sidecar());
 
-    let applied = lab.in_pod(|target| target.apply(&rules, Choice::Auto).expect("taken"));
+    let applied = lab.in_pod(|pod| pod.apply(&rules, Choice::Auto).expect("taken"));
     assert_eq!(applied.backend, Backend::Nft);
     assert_eq!(applied.notes, [""; 0]);
 
     let preferred = Choice::Prefer(Variant::Legacy);
-    let applied = lab.in_pod(|target| target.apply(&rules, preferred).expect("taken"));
+    let applied = lab.in_pod(|pod| pod.apply(&rules, preferred).expect("taken"));
     assert_eq!(applied.backend, Backend::Iptables(Variant::Legacy));
 }

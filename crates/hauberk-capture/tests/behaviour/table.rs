@@ -201,7 +201,7 @@ fn removing_brings_back_the_direct_way() {
         let Some(lab) = Lab::new() else { return };
         lab.capture(&CaptureConfig::sidecar(), backend);
 
-        let removed = lab.in_pod(|target| target.remove().expect("rules can be removed"));
+        let removed = lab.in_pod(|pod| pod.remove().expect("rules can be removed"));
 
         assert_eq!(removed, [backend]);
         check(&lab, Family::V4, Column::None);
