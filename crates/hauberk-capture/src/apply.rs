@@ -24,7 +24,7 @@ use thiserror::Error;
 use crate::host;
 use crate::rules::RuleSet;
 use crate::tool::{Said, ToolError, Tools};
-use iptables::Variant;
+use iptables::{Unknown, Variant};
 use nft::Tables;
 
 /// What writes the rules.
@@ -240,7 +240,7 @@ impl PodNetwork {
             removed.push(Backend::Nft);
         }
         for variant in self.iptables_variants() {
-            if iptables::remove(self, variant, &tables)? {
+            if iptables::remove(self, variant, &tables, Unknown::Look)? {
                 removed.push(Backend::Iptables(variant));
             }
         }
@@ -265,7 +265,7 @@ impl PodNetwork {
         };
         for variant in self.iptables_variants() {
             let is_other = kept != Some(iptables::kind(self, variant));
-            if is_other && iptables::remove(self, variant, tables)? {
+            if is_other && iptables::remove(self, variant, tables, Unknown::Absent)? {
                 note(Backend::Iptables(variant));
             }
         }

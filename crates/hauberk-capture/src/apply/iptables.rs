@@ -1,6 +1,7 @@
 //! The iptables backends: our chains in the `nat` table, one transaction for each address family.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use super::existing::Existing;
@@ -151,18 +152,60 @@ pub(super) fn remove(
     pod: &PodNetwork,
     variant: Variant,
     tables: &Tables,
+    unknown: Unknown,
 ) -> Result<bool, ApplyError> {
     let mut found = false;
     for family in [Family::V4, Family::V6] {
-        let is_there = may_hold_rules(pod, variant, family, tables);
-        // A table that cannot be read cannot be ours either: it was read before it was written.
-        let existing = is_there.then(|| read(pod, variant, family).ok()).flatten();
-        if let Some(existing) = existing.filter(|existing| !existing.is_empty()) {
+        let existing = find(pod, variant, family, tables, unknown);
+        if !existing.is_empty() {
             restore(pod, variant, family, &existing.removal())?;
             found = true;
         }
     }
     Ok(found)
+}
+
+/// What to do when nobody can tell whether a table exists: asking the legacy packet filter for a table
+/// creates that table, and in a user namespace its list of tables may not be readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// Look at it all the same: somebody asked for this.
+    Look,
+    /// Take it for absent.
+    Absent,
+}
+
+/// What of ours the `nat` table of a family holds. A table that is absent or cannot be read holds
+/// nothing of ours: applying reads it before it writes.
+pub(super) fn find(
+    pod: &PodNetwork,
+    variant: Variant,
+    family: Family,
+    tables: &Tables,
+    unknown: Unknown,
+) -> Existing {
+    let has_table = match (kind(pod, variant), family) {
+        // Here asking creates nothing.
+        (Kind::NfTables, Family::V4) => tables.hold("ip nat").or(Some(true)),
+        (Kind::NfTables, Family::V6) => tables.hold("ip6 nat").or(Some(true)),
+        (Kind::IpTables, Family::V4) => legacy_table("/proc/thread-self/net/ip_tables_names"),
+        (Kind::IpTables, Family::V6) => legacy_table("/proc/thread-self/net/ip6_tables_names"),
+    };
+    if has_table.unwrap_or(unknown == Unknown::Look) {
+        read(pod, variant, family).unwrap_or_default()
+    } else {
+        Existing::default()
+    }
+}
+
+/// Whether the legacy packet filter has the table, if that can be known. Without the file the kernel
+/// has no such filter.
+fn legacy_table(list: &str) -> Option<bool> {
+    match fs::read_to_string(list) {
+        Ok(names) => Some(names.lines().any(|name| name == "nat")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// What the `nat` table of a family holds.
@@ -173,25 +216,6 @@ pub(super) fn read(
 ) -> Result<Existing, ApplyError> {
     let saved = run(pod, &variant.named(family, "-save"), &["-t", "nat"], "")?;
     Ok(Existing::parse(&saved))
-}
-
-/// Whether looking makes sense: asking the legacy packet filter for a table creates that table.
-pub(super) fn may_hold_rules(
-    pod: &PodNetwork,
-    variant: Variant,
-    family: Family,
-    tables: &Tables,
-) -> bool {
-    if pod.tools.find(&variant.named(family, "-save")).is_none() {
-        return false;
-    }
-    let list = match (kind(pod, variant), family) {
-        (Kind::NfTables, Family::V4) => return tables.may_hold("ip nat"),
-        (Kind::NfTables, Family::V6) => return tables.may_hold("ip6 nat"),
-        (Kind::IpTables, Family::V4) => "/proc/thread-self/net/ip_tables_names",
-        (Kind::IpTables, Family::V6) => "/proc/thread-self/net/ip6_tables_names",
-    };
-    fs::read_to_string(list).is_ok_and(|names| names.lines().any(|name| name == "nat"))
 }
 
 /// Whether the calling thread's network namespace speaks IPv6 at all.

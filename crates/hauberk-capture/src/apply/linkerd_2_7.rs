@@ -5,7 +5,7 @@
 //! second run succeeds, because the old jumps are deleted first, and a failing command leaves nothing
 //! behind instead of half a rule set.
 
-use super::iptables::{self, Variant};
+use super::iptables::{self, Unknown, Variant};
 use super::nft::Tables;
 use super::{ApplyError, PodNetwork};
 use crate::plan::{CaptureConfig, InboundPorts, plan};
@@ -84,7 +84,7 @@ pub fn apply(
         log(&format!("< {}{}", said.out, said.err));
         if must_succeed && said.code != Some(0) {
             log("Aborting firewall configuration");
-            iptables::remove(pod, variant, &Tables::read(pod))?;
+            iptables::remove(pod, variant, &Tables::read(pod), Unknown::Look)?;
             return Err(ApplyError::refused(variant.program(), &said));
         }
     }

@@ -13,13 +13,13 @@ impl Tables {
         Self(pod.run("nft", &["list", "tables"], "").ok().map(|text| names(&text)))
     }
 
-    /// Whether a table of this family and name exists, as far as one can know.
-    pub(super) fn may_hold(&self, name: &str) -> bool {
-        self.0.as_ref().is_none_or(|tables| tables.iter().any(|table| table == name))
+    /// Whether a table of this family and name exists, if that is known.
+    pub(super) fn hold(&self, name: &str) -> Option<bool> {
+        self.0.as_ref().map(|tables| tables.iter().any(|table| table == name))
     }
 
     fn hold_ours(&self) -> bool {
-        self.0.is_some() && self.may_hold(render::NFT_TABLE)
+        self.hold(render::NFT_TABLE) == Some(true)
     }
 }
 

@@ -4,7 +4,7 @@
 //! everything else does, also what somebody added by hand.
 
 use super::existing::Existing;
-use super::iptables::{self, Variant};
+use super::iptables::{self, Unknown, Variant};
 use super::nft::{self, Tables};
 use super::{ApplyError, Backend, Choice, PodNetwork};
 use crate::render;
@@ -60,11 +60,7 @@ fn of_iptables(
     let mut differences = Vec::new();
     let mut is_anything_there = false;
     for family in [Family::V4, Family::V6] {
-        let existing = if iptables::may_hold_rules(pod, variant, family, tables) {
-            iptables::read(pod, variant, family)?
-        } else {
-            Existing::default()
-        };
+        let existing = iptables::find(pod, variant, family, tables, Unknown::Look);
         is_anything_there |= !existing.is_empty();
         let is_wanted = rules.families.list().contains(&family)
             && (family == Family::V4 || iptables::has_ipv6());
