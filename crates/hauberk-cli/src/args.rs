@@ -40,6 +40,10 @@ pub(crate) struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Add workloads of a manifest to the mesh
+    Inject(Box<commands::inject::Inject>),
+    /// Take workloads of a manifest out of the mesh
+    Uninject(commands::uninject::Uninject),
     /// Print a script that completes this command in a shell
     Completion(commands::completion::Completion),
     /// Print the versions of this command and of the control plane

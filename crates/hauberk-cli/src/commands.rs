@@ -1,4 +1,6 @@
 //! What each command means; one module a command.
 
 pub(crate) mod completion;
+pub(crate) mod inject;
+pub(crate) mod uninject;
 pub(crate) mod version;

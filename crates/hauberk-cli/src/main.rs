@@ -9,6 +9,7 @@
 
 mod args;
 mod commands;
+mod manifests;
 mod output;
 
 use std::process::ExitCode;
@@ -34,7 +35,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let global = &arguments.global;
     match &arguments.command {
+        Command::Inject(inject) => commands::inject::run(global, inject),
+        Command::Uninject(uninject) => commands::uninject::run(global, uninject),
         Command::Completion(completion) => commands::completion::run(completion),
         Command::Version(version) => commands::version::run(version),
     }

@@ -228,6 +228,15 @@ fn add_sidecar(
         .into_iter()
         .map(|(key, value)| (key, value.to_owned()))
         .collect();
+    if config.demand == Demand::Everything
+        && let TrustAnchors::ConfigMap { name, .. } = &config.trust_anchors
+    {
+        let text = format!(
+            "the proxy takes its trust anchors from ConfigMap {name} of its own namespace and \
+             does not start without it; --trust-anchors FILE writes them into the pod"
+        );
+        layers.notes.push(Note::new("trust_anchors_by_reference", text));
+    }
     if let Some(ports) = opaque::for_pod(&pod, facts, config)
         && !added.iter().any(|(key, _)| *key == annotations::OPAQUE_PORTS)
     {

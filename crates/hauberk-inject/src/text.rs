@@ -36,6 +36,8 @@ pub enum Edit {
     None,
     /// In place.
     InPlace,
+    /// The document was written anew; a JSON document has no comments to lose.
+    Json,
     /// The document was written anew, without its comments.
     Rewritten,
 }
@@ -131,7 +133,7 @@ pub fn rewrite(text: &str, before: &Value, after: &Value) -> (String, Edit) {
         return (text.to_owned(), Edit::None);
     }
     if text.trim_start().starts_with('{') {
-        return (json(text, after), Edit::Rewritten);
+        return (json(text, after), Edit::Json);
     }
     match edit(text, &difference(before, after)) {
         Some(edited) if reads_as(&edited, after) => (edited, Edit::InPlace),
