@@ -14,7 +14,7 @@
 //! # Ok::<(), hauberk_capture::ApplyError>(())
 //! ```
 //!
-//! [`plan`] and [`render`] are pure: no privilege, no clock, no file. [`apply`] is the only place that
+//! [`plan()`] and [`render`] are pure: no privilege, no clock, no file. [`apply`] is the only place that
 //! changes the kernel, in one transaction, and only in a namespace that is not the machine's own
 //! ([`host`]). Only TCP is captured; UDP, ICMP and SCTP pass.
 //!

@@ -1,6 +1,6 @@
 //! Capture rules as values: what a connection looks like, and what becomes of it.
 //!
-//! [`crate::plan`] makes a [`RuleSet`], [`crate::render`] turns it into text for a tool of the kernel's
+//! [`crate::plan()`] makes a [`RuleSet`], [`crate::render`] turns it into text for a tool of the kernel's
 //! packet filter. Rules are tried in order and only once for each connection, on its first packet; the
 //! first one whose condition holds decides. A connection that no rule decides is left alone.
 //!
