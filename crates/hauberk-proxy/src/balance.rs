@@ -221,7 +221,9 @@ pub async fn connect(
 ) -> Result<Connected, Failure> {
     let outbound = &worker.config.outbound;
     let (authority, load) = match &backend.target {
-        BackendTarget::Invalid(why) => return Err(Failure::us(What::InvalidPolicy(Arc::clone(why)))),
+        BackendTarget::Invalid(why) => {
+            return Err(Failure::us(What::InvalidPolicy(Arc::clone(why))));
+        }
         BackendTarget::Forward(endpoint) => {
             let io = dial::dial(worker, endpoint, session).await?;
             return Ok(Connected { io, endpoint: Arc::clone(endpoint), _lease: None });

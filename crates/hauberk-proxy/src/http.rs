@@ -14,11 +14,31 @@
 //! Both end when the peer has closed, and gracefully when `worker.shutdown.draining()` says so.
 //! New connections to endpoints are made with [`crate::dial::dial`], which returns an [`crate::io::Io`].
 
+pub mod answer;
+pub mod body;
+pub mod classify;
+pub mod client;
+pub mod exchange;
 pub mod failure;
+pub mod filter;
+pub mod headers;
+pub mod limit;
+pub mod orig_proto;
+pub mod pool;
+pub mod routes;
+pub mod server;
+pub mod upgrade;
 
 use crate::{
-    connection::Facts, inbound::policy::Policy, io::Io, outbound::discover::Target, worker::Worker,
+    balance::Pools,
+    connection::Facts,
+    inbound::{self, policy::Policy, request::Applications},
+    io::Io,
+    outbound::{self, backend::Forwards, discover::Target, request::Compiled},
+    worker::Worker,
 };
+use client::Client;
+use limit::Limit;
 use std::rc::Rc;
 
 /// Which HTTP a connection speaks.
@@ -30,30 +50,46 @@ pub enum Version {
     Http2,
 }
 
-/// What HTTP keeps per worker (pools, limits).
+/// What HTTP keeps per worker.
 #[derive(Debug, Default)]
-pub struct State {}
+pub struct State {
+    /// Endpoints of authorities that are in use, with their connections.
+    pub pools: Pools<Client>,
+    /// Known addresses that are in use.
+    pub forwards: Forwards,
+    /// Applications beside us.
+    pub applications: Applications,
+    /// Outbound requests under way.
+    pub outbound: Limit,
+    /// Inbound requests under way.
+    pub inbound: Limit,
+}
 
-/// What HTTP keeps per original destination (compiled routes).
+/// What HTTP keeps per original destination.
 #[derive(Debug, Default)]
-pub struct TargetState {}
+pub struct TargetState {
+    /// Compiled policies.
+    pub compiled: Compiled,
+}
 
 /// Serves an application's HTTP connection to somewhere else.
 pub async fn serve_outbound(
-    _worker: Rc<Worker>,
-    _io: Io,
-    _facts: Facts,
-    _target: Rc<Target>,
-    _version: Version,
+    worker: Rc<Worker>,
+    io: Io,
+    facts: Facts,
+    target: Rc<Target>,
+    version: Version,
 ) {
+    outbound::request::serve(worker, io, facts, target, version).await;
 }
 
 /// Serves somebody's HTTP connection to the application beside us.
 pub async fn serve_inbound(
-    _worker: Rc<Worker>,
-    _io: Io,
-    _facts: Facts,
-    _policy: Policy,
-    _version: Version,
+    worker: Rc<Worker>,
+    io: Io,
+    facts: Facts,
+    policy: Policy,
+    version: Version,
 ) {
+    inbound::request::serve(worker, io, facts, policy, version).await;
 }

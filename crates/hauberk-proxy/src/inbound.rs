@@ -16,6 +16,8 @@
 pub mod direct;
 pub mod forward;
 pub mod policy;
+pub mod rate_limit;
+pub mod request;
 
 use crate::{
     connection::{Direction, Facts, NoTls, Tls},

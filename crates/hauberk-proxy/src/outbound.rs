@@ -11,8 +11,11 @@
 //! connection waits for a timeout. If the control plane is away, targets that are known go on; unknown ones fail after
 //! a deadline rather than leave the mesh in plaintext.
 
+pub mod backend;
 pub mod discover;
 pub mod opaque;
+pub mod request;
+pub mod retry;
 pub mod tls;
 
 use crate::{

@@ -3,6 +3,7 @@
 //! [`metrics::Metrics`] holds every family once per process. Handles are resolved when a connection, route or endpoint
 //! is built and only incremented afterwards; nobody looks up labels per request.
 
+pub mod access_log;
 pub mod http;
 pub mod labels;
 pub mod metrics;

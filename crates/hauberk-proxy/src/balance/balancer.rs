@@ -179,15 +179,17 @@ impl<E> Balancer<E> {
             |index| slots[index].load.cost(now),
         )?;
         let slot = Rc::clone(&slots[index]);
-        self.shared.gate.found();
         let probe = slot.breaker.borrow_mut().begin(now);
         let reach = slot.reach.get();
         if let Reach::Bad { until, attempts, .. } = reach {
             slot.reach.set(Reach::Bad { until, attempts, trying: true });
         }
         slot.load.begin();
-        let shared = Rc::clone(&self.shared);
         let trying = reach != Reach::Good;
+        if !trying && !probe {
+            self.shared.gate.found();
+        }
+        let shared = Rc::clone(&self.shared);
         Some(Lease { slot, shared, began: now, probe, trying, judged: false, load: Measure::Due })
     }
 
@@ -210,6 +212,9 @@ impl<E> Balancer<E> {
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
             if let Some(lease) = self.pick(now) {
+                if lease.is_uncertain() {
+                    place.tries();
+                }
                 return Ok(lease);
             }
             if now >= place.deadline || self.shared.gate.is_shut() {
@@ -323,11 +328,21 @@ impl<E> Lease<E> {
         self.slot.removed.get()
     }
 
+    /// Whether the endpoint failed before and this use of it is to find out whether it is back.
+    fn is_uncertain(&self) -> bool {
+        self.trying || self.probe
+    }
+
     /// A connection to the endpoint works.
     pub fn connected(&self) {
         if self.slot.reach.replace(Reach::Good) != Reach::Good {
-            self.shared.changed.notify_waiters();
+            self.sound();
         }
+    }
+
+    fn sound(&self) {
+        self.shared.gate.found();
+        self.shared.changed.notify_waiters();
     }
 
     /// The endpoint could not be reached: it is left alone for a while, and with it this lease.
@@ -375,7 +390,11 @@ impl<E> Lease<E> {
         let changed =
             self.slot.breaker.borrow_mut().end(outcome, self.probe, may_shut, now, random);
         if changed {
-            self.shared.changed.notify_waiters();
+            if self.slot.breaker.borrow().is_open() {
+                self.sound();
+            } else {
+                self.shared.changed.notify_waiters();
+            }
         }
     }
 

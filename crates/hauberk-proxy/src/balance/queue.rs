@@ -49,6 +49,7 @@ pub struct Gate {
 #[derive(Debug)]
 pub struct Place<'a> {
     gate: &'a Gate,
+    tries: bool,
     /// When waiting ends in a refusal.
     pub deadline: Instant,
 }
@@ -80,10 +81,10 @@ impl Gate {
             }
         };
         self.waiting.set(self.waiting.get() + 1);
-        Ok(Place { gate: self, deadline })
+        Ok(Place { gate: self, tries: false, deadline })
     }
 
-    /// An endpoint was found: opens the gate if it was shut and ends the common countdown.
+    /// A sound endpoint was found: opens the gate if it was shut and ends the common countdown.
     pub fn found(&self) {
         if self.state.replace(State::Open) == State::Shut {
             self.open_count.set(self.open_count.get() + 1);
@@ -116,12 +117,19 @@ impl Gate {
     }
 }
 
+impl Place<'_> {
+    /// The wait is over, with an endpoint that may well fail again: the countdown goes on.
+    pub fn tries(mut self) {
+        self.tries = true;
+    }
+}
+
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let left = self.gate.waiting.get() - 1;
         self.gate.waiting.set(left);
         // A countdown nobody waits for would make the next request expire early.
-        if left == 0 && matches!(self.gate.state.get(), State::Waiting(_)) {
+        if left == 0 && !self.tries && matches!(self.gate.state.get(), State::Waiting(_)) {
             self.gate.state.set(State::Open);
         }
     }
@@ -172,6 +180,16 @@ mod tests {
         gate.found();
         assert!(gate.enter(now + TIMEOUT * 9).is_ok());
         assert_eq!(gate.transitions(), (1, 1));
+    }
+
+    #[test]
+    fn an_uncertain_endpoint_does_not_stop_the_countdown() {
+        let now = Instant::now();
+        let gate = gate(10);
+        let place = gate.enter(now).unwrap();
+        let deadline = place.deadline;
+        place.tries();
+        assert_eq!(gate.enter(now + TIMEOUT / 2).unwrap().deadline, deadline);
     }
 
     #[test]

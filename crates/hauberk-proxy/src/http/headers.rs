@@ -75,15 +75,12 @@ pub fn is_grpc<B>(request: &Request<B>) -> bool {
 ///
 /// `h2c` is not passed on: the request continues as HTTP/1 and the header is stripped, as RFC 9113
 /// section 3.1 allows.
-pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
-    if request.version() != Version::HTTP_11 {
+pub fn wants_upgrade(version: Version, method: &Method, headers: &HeaderMap) -> bool {
+    if version != Version::HTTP_11 {
         return false;
     }
-    request.method() == Method::CONNECT
-        || request
-            .headers()
-            .get(UPGRADE)
-            .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    *method == Method::CONNECT
+        || headers.get(UPGRADE).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
 }
 
 /// Why a request cannot be passed on safely. Each is answered with 400 and the connection closed.
@@ -243,7 +240,9 @@ mod tests {
     #[test]
     fn recognises_upgrades() {
         let check = |method, version, lines: &[(&str, &str)], expect| {
-            assert_eq!(wants_upgrade(&request(method, "a:1", version, lines)), expect, "{lines:?}");
+            let request = request(method, "a:1", version, lines);
+            let wants = wants_upgrade(version, request.method(), request.headers());
+            assert_eq!(wants, expect, "{lines:?}");
         };
         check("CONNECT", Version::HTTP_11, &[], true);
         check("GET", Version::HTTP_11, &[("upgrade", "websocket")], true);

@@ -1,0 +1,80 @@
+//! The end of an exchange: who wants to know how a response ended.
+//!
+//! Built by the inbound and outbound request paths when a response head has arrived, carried by
+//! the response [`Body`](super::body::Body), told exactly once. Holds what must stay alive until
+//! then: the lease of the endpoint, the pooled connection, the place among requests under way.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+use super::classify::{Break, Class, Pending, Verdict};
+use super::client::{Client, Keep};
+use super::limit::Permit;
+use crate::balance::{Lease, Outcome};
+use crate::telemetry::http::Series;
+
+/// What waits for the end of one response.
+#[derive(Debug)]
+pub struct End {
+    /// When the request's headers arrived.
+    pub began: Instant,
+    /// The response's status.
+    pub status: StatusCode,
+    /// What the head said about success.
+    pub pending: Pending,
+    /// Counters to increment.
+    pub series: Rc<Series>,
+    /// The endpoint in use.
+    pub lease: Lease<Client>,
+    /// The connection in use, if it can be used again.
+    pub keep: Keep,
+    /// The request's place among those under way.
+    pub permit: Permit,
+}
+
+impl End {
+    /// Whether the exchange is gRPC.
+    pub fn is_grpc(&self) -> bool {
+        matches!(self.pending, Pending::Grpc(_))
+    }
+
+    /// The first frame of the body is here.
+    pub fn first_frame(&mut self) {
+        self.lease.responded(Instant::now());
+    }
+
+    /// The response has ended as it should.
+    pub fn finish(mut self, trailers: Option<&HeaderMap>) {
+        let keep = std::mem::take(&mut self.keep);
+        self.told(self.pending.end(trailers));
+        keep.reuse();
+    }
+
+    /// The response broke off.
+    pub fn broke(mut self, how: Break) {
+        self.told(Class::Broken(how));
+    }
+
+    /// The client went away before the end; what is known so far counts.
+    pub fn abandon(mut self) {
+        self.told(self.pending.end(None));
+    }
+
+    fn told(&mut self, class: Class) {
+        let now = Instant::now();
+        self.lease.responded(now);
+        self.lease.judge(outcome(class), now);
+        let latency = now.saturating_duration_since(self.began);
+        self.series.response(Some(self.status), class, latency);
+    }
+}
+
+/// What a class means to the circuit breaker.
+pub fn outcome(class: Class) -> Outcome {
+    match class.verdict() {
+        Verdict::Success => Outcome::Success,
+        Verdict::Failure => Outcome::Failure,
+    }
+}

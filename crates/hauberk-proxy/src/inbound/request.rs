@@ -1,0 +1,514 @@
+//! One request to the application beside us: clean, route, authorize, limit, send, hand back.
+//!
+//! [`serve`] takes a connection whose client is known and answers every request on it by
+//! [`Connection::answer`], which reads as the list of what happens. The newest policy of the port
+//! counts for each request. The order is part of the behaviour (linkerd2-proxy v2): a request
+//! without a route or without leave is refused before filters see it and before it uses up a rate
+//! limit, and never reaches `request_total`.
+//!
+//! What a client says about itself is not believed: `l5d-client-id` is what the client proved, and
+//! HTTP/1 inside HTTP/2 is only unpacked for meshed clients.
+//!
+//! Estimate per request and hop: as outbound, with one authorization check instead of the balancer
+//! and one look-up of resolved counters (a scan of the few routes this client has used).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hauberk_model::authorize::{Decision, authorize};
+use hauberk_model::inbound::{Authorization, InboundPolicy, InboundProtocol};
+use hauberk_model::outbound::Queue;
+use hauberk_model::rate_limit::RateLimit;
+use hauberk_model::route::grpc::GrpcMatch;
+use hauberk_model::route::http::{HttpMatch, PathMatch};
+use hauberk_model::route::{Found, Match, Route, Rule};
+use hauberk_model::{Endpoint, Endpoints, Meta};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use prometheus_client::metrics::counter::Counter;
+use rand::Rng;
+use tokio::time::Instant;
+
+use super::policy::Policy;
+use super::rate_limit::{Limiter, Scope};
+use crate::balance::{self, Balancer};
+use crate::connection::{Direction, Facts};
+use crate::http::Version;
+use crate::http::answer::{self, Manner};
+use crate::http::body::Body;
+use crate::http::classify::Pending;
+use crate::http::client::Client;
+use crate::http::exchange::End;
+use crate::http::failure::{Failure, What};
+use crate::http::filter::{self, Filter, Verdict};
+use crate::http::headers;
+use crate::http::orig_proto;
+use crate::http::routes::{Routes, host_of};
+use crate::http::server::{self, Answered, Control};
+use crate::io::Io;
+use crate::outbound::retry::{Attempt, Unanswered};
+use crate::telemetry::access_log::Entry;
+use crate::telemetry::http::Series;
+use crate::telemetry::labels::Labels;
+use crate::worker::Worker;
+
+/// Applications in use on a worker, by their address.
+#[derive(Debug, Default)]
+pub struct Applications {
+    by_address: RefCell<HashMap<SocketAddr, Rc<Application>>>,
+    tables: RefCell<HashMap<u16, Rc<Table>>>,
+}
+
+/// The application on one port: an endpoint set of one.
+#[derive(Debug)]
+struct Application {
+    balancer: Balancer<Client>,
+    used: Cell<Instant>,
+}
+
+/// A compiled inbound policy.
+#[derive(Debug)]
+struct Table {
+    policy: Arc<InboundPolicy>,
+    routes: Kind,
+    limit: Option<(Arc<RateLimit>, Rc<Limiter>)>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Http(Routes<HttpMatch, Vec<Filter>>),
+    Grpc(Routes<GrpcMatch, Vec<Filter>>),
+    /// The port is no longer HTTP.
+    None,
+}
+
+/// Serves a connection to the application.
+pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, policy: Policy, version: Version) {
+    let control = Rc::new(Control::default());
+    let client_id = facts.client_id().and_then(|id| HeaderValue::from_str(id.as_str()).ok());
+    let connection = Rc::new(Connection {
+        application: Applications::get(&worker, facts.original_dst),
+        worker: Rc::clone(&worker),
+        is_meshed: facts.client_id().is_some(),
+        client_id,
+        facts,
+        policy,
+        version,
+        control: Rc::clone(&control),
+        resolved: RefCell::default(),
+    });
+    let settings = &worker.config.inbound.side.http2_server;
+    server::serve(&worker, io, version, settings, control, move |request| {
+        let connection = Rc::clone(&connection);
+        async move { connection.answer(request).await }
+    })
+    .await;
+}
+
+/// What the requests of one connection share.
+struct Connection {
+    worker: Rc<Worker>,
+    facts: Facts,
+    policy: Policy,
+    version: Version,
+    control: Rc<Control>,
+    application: Rc<Application>,
+    is_meshed: bool,
+    client_id: Option<HeaderValue>,
+    /// Counters by route and authorization under the policy seen last.
+    resolved: RefCell<Resolved>,
+}
+
+#[derive(Debug, Default)]
+struct Resolved {
+    table: Option<Rc<Table>>,
+    counters: Vec<Rc<Counters>>,
+}
+
+/// Counters of this client's requests by one route under one authorization.
+#[derive(Debug)]
+struct Counters {
+    route: usize,
+    /// The authorization's place among those of the table that is kept beside.
+    authorization: usize,
+    allow: Counter,
+    requests: Counter,
+    series: Rc<Series>,
+}
+
+/// Why a request is not answered by the application.
+enum Refused {
+    Failed(Rc<Failure>),
+    Answered(Box<Response<Body>>),
+    Reset(hyper::Error),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Refused::Failed(Rc::new(failure))
+    }
+}
+
+impl Connection {
+    async fn answer(&self, mut request: Request<Incoming>) -> Answered {
+        let began = Instant::now();
+        let version = request.version();
+        if self.version == Version::Http1
+            && let Err(why) = headers::check_http1(&request)
+        {
+            tracing::debug!(client = %self.facts.client, %why, "malformed request");
+            return Ok(answer::bad_request(version));
+        }
+        let log = self.worker.config.inbound.access_log.map(|format| {
+            let id = self.facts.client_id();
+            Entry::new(format, self.facts.client, id, SystemTime::now(), &request)
+        });
+        let manner = Manner { grpc: headers::is_grpc(&request), version, informs: self.is_meshed };
+        // Removed in any case, believed only when it comes from a proxy of the mesh.
+        let carried = orig_proto::take(request.headers_mut())
+            .filter(|_| self.is_meshed && self.version == Version::Http2);
+        if let Some(carried) = carried {
+            orig_proto::downgrade(&mut request, carried);
+        }
+        let mut response = match self.pass_on(request, manner, began).await {
+            Ok(response) => response,
+            Err(Refused::Answered(response)) => *response,
+            Err(Refused::Reset(error)) if self.version == Version::Http2 && carried.is_none() => {
+                return Err(error);
+            }
+            Err(Refused::Reset(error)) => {
+                let failure = Failure::peer(What::Io(std::io::Error::other(error)));
+                self.refuse(&failure, manner)
+            }
+            Err(Refused::Failed(failure)) => self.refuse(&failure, manner),
+        };
+        if carried.is_some() {
+            orig_proto::mark_response(&mut response);
+        }
+        if let Some(log) = log {
+            log.write(response.status(), response.headers(), began.elapsed());
+        }
+        Ok(response)
+    }
+
+    async fn pass_on(
+        &self,
+        request: Request<Incoming>,
+        manner: Manner,
+        began: Instant,
+    ) -> Result<Response<Body>, Refused> {
+        let worker = &self.worker;
+        let max = worker.config.inbound.side.in_flight_max;
+        let permit = worker.http.inbound.enter(max).ok_or(Failure::us(What::Shed))?;
+        let table = Applications::table(worker, self.facts.original_dst.port(), self.policy.now());
+
+        let (mut parts, body) = request.into_parts();
+        self.clean(&mut parts);
+        let found = table.find(&parts).ok_or_else(|| self.no_route(&table))?;
+        let counters = self.authorize(&table, found)?;
+        counters.allow.inc();
+        let filters = table.filters(found);
+        let random = || worker.random.borrow_mut().random();
+        match filter::apply(filters, &mut parts, table.path(found), manner, random) {
+            Verdict::Pass => {}
+            Verdict::Answer(response) => return Err(Refused::Answered(response)),
+            Verdict::Fail(failure) => return Err(failure.into()),
+        }
+        self.limit(&table, began)?;
+        counters.requests.inc();
+
+        let balancer = &self.application.balancer;
+        self.application.used.set(began);
+        let series = Some(&counters.series);
+        let attempt = Attempt { balancer, series, required: None, began };
+        let request = Request::from_parts(parts, Body::Incoming(body));
+        let sent = attempt.send(worker, request).await.map_err(|unanswered| match unanswered {
+            Unanswered::Refused(balance::Refusal::Failfast) => {
+                let name = self.facts.original_dst.to_string().into();
+                Refused::from(Failure::us(What::FailFast(name)))
+            }
+            Unanswered::Refused(balance::Refusal::Full) => Failure::us(What::Shed).into(),
+            Unanswered::Failed(failure) => Refused::Failed(failure),
+            Unanswered::Reset(error) => Refused::Reset(error),
+        })?;
+
+        let (mut parts, body) = sent.answer.response.into_parts();
+        filter::apply_to_response(filters, &mut parts.headers);
+        if let Some(endpoint) = sent.answer.upgrade {
+            self.control.upgrade(endpoint);
+        }
+        let end = End {
+            began,
+            status: parts.status,
+            pending: Pending::new(manner.grpc, parts.status, &parts.headers),
+            series: sent.series,
+            lease: sent.lease,
+            keep: sent.answer.keep,
+            permit,
+        };
+        Ok(Response::from_parts(parts, Body::observed(body, end)))
+    }
+
+    /// Removes what belongs to the client's hop and says who the client is.
+    fn clean(&self, parts: &mut Parts) {
+        // An upgrade needs a connection of its own all the way, so it never comes inside HTTP/2.
+        let is_upgrade = self.version == Version::Http1
+            && headers::wants_upgrade(parts.version, &parts.method, &parts.headers);
+        if !is_upgrade {
+            headers::strip_connection_headers(&mut parts.headers);
+        }
+        headers::set_client_id(&mut parts.headers, self.client_id.as_ref());
+    }
+
+    fn no_route(&self, table: &Table) -> Failure {
+        let labels = self.server_labels(&table.policy.server).tls_accepted(&self.facts.tls);
+        self.worker.metrics.http.inbound_no_route.get_or_create(&labels).inc();
+        Failure::client(What::NoRoute)
+    }
+
+    /// The counters of the authorization that permits the request.
+    fn authorize(&self, table: &Rc<Table>, found: Found) -> Result<Rc<Counters>, Failure> {
+        let permitted = table.authorizations(found.route);
+        let Decision::Allow(allowed) = authorize(permitted, &self.facts.peer()) else {
+            let route = table.route(found.route);
+            let labels = self
+                .server_labels(&table.policy.server)
+                .inbound_route(route)
+                .tls_accepted(&self.facts.tls);
+            self.worker.metrics.http.inbound_deny.get_or_create(&labels).inc();
+            tracing::info!(
+                client = %self.facts.client, tls = ?self.facts.tls,
+                server = %table.policy.server, %route, "request denied"
+            );
+            return Err(Failure::client(What::Unauthorized));
+        };
+        let authorization = std::ptr::from_ref(allowed).addr();
+        let mut resolved = self.resolved.borrow_mut();
+        if resolved.table.as_ref().is_none_or(|known| !Rc::ptr_eq(known, table)) {
+            *resolved = Resolved { table: Some(Rc::clone(table)), counters: Vec::new() };
+        }
+        let is_known =
+            |c: &&Rc<Counters>| c.route == found.route && c.authorization == authorization;
+        if let Some(counters) = resolved.counters.iter().find(is_known) {
+            return Ok(Rc::clone(counters));
+        }
+        let counters = Rc::new(self.counters(table, found.route, allowed));
+        resolved.counters.push(Rc::clone(&counters));
+        Ok(counters)
+    }
+
+    fn counters(&self, table: &Table, route: usize, allowed: &Authorization) -> Counters {
+        let families = &self.worker.metrics.http;
+        let server = &table.policy.server;
+        let meta = table.route(route);
+        let allow = self
+            .server_labels(server)
+            .inbound_route(meta)
+            .authorization(allowed)
+            .tls_accepted(&self.facts.tls);
+        let requests = match &table.routes {
+            Kind::Grpc(_) => &families.inbound_grpc_route_requests,
+            Kind::Http(_) | Kind::None => &families.inbound_route_requests,
+        };
+        let port = self.facts.original_dst.port();
+        let parent = Labels::new()
+            .with("parent_group", server.group().to_owned())
+            .with("parent_kind", server.kind().to_owned())
+            .with("parent_name", server.name().to_owned())
+            .with("parent_port", port.to_string())
+            .inbound_route(meta);
+        let series = Labels::new()
+            .direction(Direction::Inbound)
+            .target(self.facts.original_dst)
+            .tls_accepted(&self.facts.tls)
+            .server(server, port)
+            .inbound_route(meta)
+            .authorization(allowed);
+        Counters {
+            route,
+            authorization: std::ptr::from_ref(allowed).addr(),
+            allow: families.inbound_allow.get_or_create_owned(&allow),
+            requests: requests.get_or_create_owned(&parent),
+            series: Rc::new(families.series(series)),
+        }
+    }
+
+    fn limit(&self, table: &Table, now: Instant) -> Result<(), Failure> {
+        let Some((limit, limiter)) = &table.limit else { return Ok(()) };
+        let Err(scope) = limiter.admit(self.facts.client_id(), now) else { return Ok(()) };
+        self.count_limited(table, &limit.meta, scope);
+        Err(Failure::client(What::RateLimited))
+    }
+
+    fn count_limited(&self, table: &Table, limit: &Meta, scope: Scope) {
+        let labels = self
+            .server_labels(&table.policy.server)
+            .with("ratelimit_group", limit.group().to_owned())
+            .with("ratelimit_kind", limit.kind().to_owned())
+            .with("ratelimit_name", limit.name().to_owned())
+            .with("ratelimit_scope", scope.as_str())
+            .tls_accepted(&self.facts.tls);
+        self.worker.metrics.http.inbound_rate_limit.get_or_create(&labels).inc();
+    }
+
+    fn server_labels(&self, server: &Meta) -> Labels {
+        let target = self.facts.original_dst;
+        Labels::new().target(target).server(server, target.port())
+    }
+
+    fn refuse(&self, failure: &Failure, manner: Manner) -> Response<Body> {
+        let row = answer::row(failure);
+        if let Some(label) = row.label {
+            tracing::debug!(client = %self.facts.client, error = %failure, "request failed");
+            let policy = self.policy.now();
+            let target = self.facts.original_dst;
+            let labels = Labels::new().with("error", label).target(target);
+            let labels = labels.server(&policy.server, target.port());
+            self.worker.metrics.http.inbound_errors.get_or_create(&labels).inc();
+        }
+        if row.closes {
+            self.control.close();
+        }
+        answer::failure(failure, manner)
+    }
+}
+
+impl Table {
+    fn new(policy: Arc<InboundPolicy>, known: Option<&Table>, workers: usize) -> Self {
+        let http = |routes: &[hauberk_model::inbound::HttpRoute]| {
+            let routes = routes.iter();
+            Kind::Http(Routes::new(
+                routes.map(|r| convert(&r.route, |f| Filter::from(f))).collect(),
+            ))
+        };
+        let (routes, limit) = match &policy.protocol {
+            InboundProtocol::Detect { http: server, .. }
+            | InboundProtocol::Http1(server)
+            | InboundProtocol::Http2(server) => (http(&server.routes), server.rate_limit.clone()),
+            InboundProtocol::Grpc(routes) => {
+                let routes = routes.iter();
+                let routes = routes.map(|r| convert(&r.route, |f| Filter::from(f)));
+                (Kind::Grpc(Routes::new(routes.collect())), None)
+            }
+            InboundProtocol::Opaque | InboundProtocol::Tls => (Kind::None, None),
+        };
+        let limit = limit.map(|limit| {
+            // An unchanged limit keeps what has been used of it.
+            let known = known.and_then(|known| known.limit.clone());
+            known.filter(|(old, _)| *old == limit).unwrap_or_else(|| {
+                let limiter = Rc::new(Limiter::new(&limit, workers));
+                (limit, limiter)
+            })
+        });
+        Self { policy, routes, limit }
+    }
+
+    fn find(&self, parts: &Parts) -> Option<Found> {
+        let header = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let authority = parts.uri.authority().map(|authority| authority.as_str()).or_else(header);
+        let host = host_of(authority.unwrap_or(""));
+        match &self.routes {
+            Kind::Http(routes) => routes.find(host, parts),
+            Kind::Grpc(routes) => routes.find(host, parts),
+            Kind::None => None,
+        }
+    }
+
+    fn filters(&self, found: Found) -> &[Filter] {
+        match &self.routes {
+            Kind::Http(routes) => routes.rule(found),
+            Kind::Grpc(routes) => routes.rule(found),
+            Kind::None => &[],
+        }
+    }
+
+    fn path(&self, found: Found) -> Option<&PathMatch> {
+        match &self.routes {
+            Kind::Http(routes) => routes.matched(found).and_then(|matched| matched.path.as_ref()),
+            Kind::Grpc(_) | Kind::None => None,
+        }
+    }
+
+    fn of_route(&self, at: usize) -> Option<(&Meta, &[Authorization])> {
+        match &self.policy.protocol {
+            InboundProtocol::Detect { http, .. }
+            | InboundProtocol::Http1(http)
+            | InboundProtocol::Http2(http) => {
+                http.routes.get(at).map(|route| (&route.meta, &*route.authorizations))
+            }
+            InboundProtocol::Grpc(routes) => {
+                routes.get(at).map(|route| (&route.meta, &*route.authorizations))
+            }
+            InboundProtocol::Opaque | InboundProtocol::Tls => None,
+        }
+    }
+
+    fn route(&self, at: usize) -> &Meta {
+        self.of_route(at).map_or(&self.policy.server, |(meta, _)| meta)
+    }
+
+    /// Who may use a route: who may use the server, and who may use the route.
+    fn authorizations(&self, route: usize) -> impl Iterator<Item = &Authorization> {
+        let own = self.of_route(route).map_or(&[][..], |(_, authorizations)| authorizations);
+        self.policy.authorizations.iter().chain(own)
+    }
+}
+
+fn convert<M: Match + Clone, F>(
+    route: &Route<M, Vec<F>>,
+    filter: impl Fn(&F) -> Filter,
+) -> Route<M, Vec<Filter>> {
+    let rules = route.rules.iter().map(|rule| Rule {
+        matches: rule.matches.clone(),
+        action: rule.action.iter().map(&filter).collect(),
+    });
+    Route { hosts: route.hosts.clone(), rules: rules.collect() }
+}
+
+impl Applications {
+    /// The compiled policy of `port`; compiled anew when the policy is another one.
+    fn table(worker: &Worker, port: u16, policy: Arc<InboundPolicy>) -> Rc<Table> {
+        let mut tables = worker.http.applications.tables.borrow_mut();
+        let known = tables.get(&port);
+        if let Some(table) = known
+            && Arc::ptr_eq(&table.policy, &policy)
+        {
+            return Rc::clone(table);
+        }
+        let known = known.map(Rc::as_ref);
+        let table = Rc::new(Table::new(policy, known, worker.config.workers));
+        tables.insert(port, Rc::clone(&table));
+        table
+    }
+
+    /// The application on `address`. Applications that nobody has used for the discovery idle time
+    /// are forgotten here, so their number stays near that of the ports in use.
+    fn get(worker: &Rc<Worker>, address: SocketAddr) -> Rc<Application> {
+        let now = Instant::now();
+        let side = &worker.config.inbound.side;
+        let mut by_address = worker.http.applications.by_address.borrow_mut();
+        if let Some(application) = by_address.get(&address) {
+            application.used.set(now);
+            return Rc::clone(application);
+        }
+        by_address.retain(|_, application| {
+            Rc::strong_count(application) > 1
+                || application.used.get() + side.discovery_idle_timeout > now
+        });
+        let queue =
+            Queue { capacity: side.queue_capacity, failfast_timeout: side.failfast_timeout };
+        let settings = balance::forward_settings(queue, None, side);
+        let balancer = Balancer::new(settings, worker.random.borrow_mut().random());
+        let mut set = Endpoints::default();
+        set.by_address.insert(address, Arc::new(Endpoint::bare(address)));
+        balancer.update(&set, now, |_| Client::application(worker, address));
+        let application = Rc::new(Application { balancer, used: Cell::new(now) });
+        by_address.insert(address, Rc::clone(&application));
+        application
+    }
+}

@@ -1,0 +1,363 @@
+//! Outbound policies compiled for requests: route tables whose rules hold live backends.
+//!
+//! A [`Table`] is built when a connection meets a policy for the first time, kept with the target,
+//! and replaced as a whole when the policy changes; requests under way keep the one they began
+//! with. Endpoint pools are found again by authority and settings, so a new policy over the same
+//! backends keeps their connections, load estimates and breakers.
+//!
+//! Cost: building is linear in the policy; choosing a backend is one comparison for the usual
+//! single backend, one random draw for weighted ones.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use hauberk_model::failure_accrual::FailureAccrual;
+use hauberk_model::outbound::{
+    self, BackendTarget, Distribution, OutboundPolicy, OutboundProtocol, Queue, RuleAction,
+};
+use hauberk_model::route::grpc::GrpcMatch;
+use hauberk_model::route::http::{HttpMatch, PathMatch};
+use hauberk_model::route::{Match, Route, Rule as ModelRule};
+use hauberk_model::timeout::Timeouts;
+use hauberk_model::{Authority, Endpoint, Endpoints, Meta};
+use http::request::Parts;
+use prometheus_client::metrics::counter::Counter;
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::balance::{self, Balancer, Build, Pool, Pools, Settings};
+use crate::connection::Direction;
+use crate::dial;
+use crate::http::Version;
+use crate::http::client::Client;
+use crate::http::failure::{Failure, What};
+use crate::http::filter::Filter;
+use crate::http::routes::Routes;
+use crate::telemetry::labels::Labels;
+use crate::worker::Worker;
+
+/// A compiled policy for one version of HTTP.
+#[derive(Debug)]
+pub struct Table {
+    routes: Kind,
+    /// What the routes were made for, for log and metrics.
+    pub parent: Meta,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Http(Routes<HttpMatch, Rule>),
+    Grpc(Routes<GrpcMatch, Rule>),
+}
+
+/// What is done with the requests of one rule.
+#[derive(Debug)]
+pub struct Rule {
+    /// Filters in order.
+    pub filters: Vec<Filter>,
+    /// Limits of time.
+    pub timeouts: Timeouts,
+    backends: Backends,
+}
+
+#[derive(Debug)]
+enum Backends {
+    First(Vec<Backend>),
+    Random(Vec<(Backend, u32)>),
+}
+
+/// Where requests go.
+#[derive(Debug)]
+pub struct Backend {
+    /// Filters in order, after those of the rule.
+    pub filters: Vec<Filter>,
+    /// Counts requests given to it.
+    pub requests: Counter,
+    /// How it is reached.
+    pub target: Target,
+}
+
+/// How a backend is reached.
+#[derive(Debug)]
+pub enum Target {
+    /// The endpoints of an authority.
+    Balance(Rc<Pool<Client>>),
+    /// One known address.
+    Forward(Rc<Forward>),
+    /// Not at all.
+    Invalid(Arc<str>),
+}
+
+/// One known address, with the queue and back-off that a set of endpoints has.
+#[derive(Debug)]
+pub struct Forward {
+    /// The choice, of one.
+    pub balancer: Balancer<Client>,
+    endpoint: Arc<Endpoint>,
+}
+
+/// Forwards in use on a worker.
+#[derive(Debug, Default)]
+pub struct Forwards {
+    by_address: RefCell<HashMap<SocketAddr, Vec<Weak<Forward>>>>,
+}
+
+impl Table {
+    /// Compiles `policy` for requests of `version`; none if the policy is not about HTTP.
+    pub fn new(worker: &Rc<Worker>, policy: &OutboundPolicy, version: Version) -> Option<Self> {
+        let parent = policy.parent.clone();
+        let http = |http: &outbound::HttpPolicy| {
+            let accrual = http.failure_accrual.as_ref();
+            let compiler = Compiler { worker, parent: &parent, accrual };
+            let routes = http.routes.iter();
+            let rules = |action: &_, meta: &Meta| {
+                let requests = &worker.metrics.http.route_backend_requests;
+                compiler.rule(action, meta, requests, |filter| Filter::from(filter))
+            };
+            Kind::Http(Routes::new(routes.map(|r| convert(&r.route, &r.meta, &rules)).collect()))
+        };
+        let routes = match (&policy.protocol, version) {
+            (OutboundProtocol::Detect { http1, .. }, Version::Http1) => http(http1),
+            (OutboundProtocol::Detect { http2, .. }, Version::Http2) => http(http2),
+            (OutboundProtocol::Http1(policy) | OutboundProtocol::Http2(policy), _) => http(policy),
+            (OutboundProtocol::Grpc(grpc), _) => {
+                let accrual = grpc.failure_accrual.as_ref();
+                let compiler = Compiler { worker, parent: &parent, accrual };
+                let routes = grpc.routes.iter();
+                let rules = |action: &_, meta: &Meta| {
+                    let requests = &worker.metrics.http.grpc_route_backend_requests;
+                    compiler.rule(action, meta, requests, |filter| Filter::from(filter))
+                };
+                Kind::Grpc(Routes::new(
+                    routes.map(|r| convert(&r.route, &r.meta, &rules)).collect(),
+                ))
+            }
+            (OutboundProtocol::Opaque(_) | OutboundProtocol::Tls(_), _) => return None,
+        };
+        Some(Self { routes, parent })
+    }
+
+    /// The rule for a request to `host`, and the path match that found it.
+    pub fn find(&self, host: &str, request: &Parts) -> Option<(&Rule, Option<&PathMatch>)> {
+        match &self.routes {
+            Kind::Http(routes) => {
+                let found = routes.find(host, request)?;
+                let path = routes.matched(found).and_then(|matched| matched.path.as_ref());
+                Some((routes.rule(found), path))
+            }
+            Kind::Grpc(routes) => {
+                let found = routes.find(host, request)?;
+                Some((routes.rule(found), None))
+            }
+        }
+    }
+}
+
+fn convert<M: Match + Clone, A>(
+    route: &Route<M, A>,
+    meta: &Meta,
+    rule: &impl Fn(&A, &Meta) -> Rule,
+) -> Route<M, Rule> {
+    let rules = route
+        .rules
+        .iter()
+        .map(|r| ModelRule { matches: r.matches.clone(), action: rule(&r.action, meta) });
+    Route { hosts: route.hosts.clone(), rules: rules.collect() }
+}
+
+/// What is the same for all rules of a table.
+struct Compiler<'c> {
+    worker: &'c Rc<Worker>,
+    parent: &'c Meta,
+    accrual: Option<&'c FailureAccrual>,
+}
+
+type Requests = prometheus_client::metrics::family::Family<Labels, Counter>;
+
+impl Compiler<'_> {
+    fn rule<F, C>(
+        &self,
+        action: &RuleAction<F, C>,
+        route: &Meta,
+        requests: &Requests,
+        filter: impl Fn(&F) -> Filter,
+    ) -> Rule {
+        let backend = |backend: &outbound::RouteBackend<F>| Backend {
+            filters: backend.filters.iter().map(&filter).collect(),
+            requests: requests.get_or_create_owned(
+                &Labels::new()
+                    .parent(self.parent)
+                    .outbound_route(route)
+                    .backend(&backend.backend.meta),
+            ),
+            target: self.target(&backend.backend),
+        };
+        let backends = match &action.backends {
+            Distribution::Empty => Backends::First(Vec::new()),
+            Distribution::FirstAvailable(list) => {
+                Backends::First(list.iter().map(backend).collect())
+            }
+            Distribution::Random(list) => {
+                let list = list.iter().filter(|(_, weight)| *weight > 0);
+                Backends::Random(list.map(|(b, weight)| (backend(b), *weight)).collect())
+            }
+        };
+        let filters = action.filters.iter().map(&filter).collect();
+        Rule { filters, timeouts: action.timeouts, backends }
+    }
+
+    fn target(&self, backend: &outbound::Backend) -> Target {
+        let side = &self.worker.config.outbound.side;
+        // linkerd2-proxy v2 takes the queue of HTTP from its settings, not from the policy, which
+        // has had a capacity of 100 there since before it was used.
+        let queue =
+            Queue { capacity: side.queue_capacity, failfast_timeout: side.failfast_timeout };
+        match &backend.target {
+            BackendTarget::Balance { authority, load } => {
+                let settings = balance::settings(*load, queue, self.accrual, side);
+                let build = EndpointClients { authority: Some(authority.clone()) };
+                Target::Balance(Pools::get(self.worker, http_pools, authority, settings, build))
+            }
+            BackendTarget::Forward(endpoint) => {
+                let settings = balance::forward_settings(queue, self.accrual, side);
+                Target::Forward(Forwards::get(self.worker, endpoint, settings))
+            }
+            BackendTarget::Invalid(why) => Target::Invalid(Arc::clone(why)),
+        }
+    }
+}
+
+fn http_pools(worker: &Worker) -> &Pools<Client> {
+    &worker.http.pools
+}
+
+impl Rule {
+    /// The backend for one request: the first available one, or one by weight among those
+    /// available. When none is, the choice is made as if all were, and its queue refuses.
+    pub fn backend(&self, worker: &Worker) -> Result<&Backend, Failure> {
+        match &self.backends {
+            Backends::First(list) => match list.as_slice() {
+                [] => Err(Failure::us(What::InvalidPolicy("route has no backend".into()))),
+                [only] => Ok(only),
+                several => {
+                    let now = Instant::now();
+                    Ok(several.iter().find(|b| b.is_available(now)).unwrap_or(&several[0]))
+                }
+            },
+            Backends::Random(list) => match list.as_slice() {
+                [] => Err(Failure::us(What::InvalidPolicy("route has no backend".into()))),
+                [(only, _)] => Ok(only),
+                several => {
+                    let now = Instant::now();
+                    let mut rng = worker.random.borrow_mut();
+                    let found = weighted(several, &mut *rng, |backend| backend.is_available(now))
+                        .or_else(|| weighted(several, &mut *rng, |_| true));
+                    Ok(found.expect("weights of zero are left out, so one is always drawn"))
+                }
+            },
+        }
+    }
+}
+
+/// Draws by weight among those that `may` be drawn.
+fn weighted<'b, T>(
+    list: &'b [(T, u32)],
+    rng: &mut impl Rng,
+    may: impl Fn(&T) -> bool,
+) -> Option<&'b T> {
+    let total: u64 = list.iter().filter(|(t, _)| may(t)).map(|(_, w)| u64::from(*w)).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut draw = rng.random_range(0..total);
+    for (item, weight) in list.iter().filter(|(t, _)| may(t)) {
+        match draw.checked_sub(u64::from(*weight)) {
+            Some(rest) => draw = rest,
+            None => return Some(item),
+        }
+    }
+    None
+}
+
+impl Backend {
+    fn is_available(&self, now: Instant) -> bool {
+        match &self.target {
+            Target::Balance(pool) => pool.balancer.is_available(now),
+            Target::Forward(forward) => forward.balancer.is_available(now),
+            // It fails at once, which is what its weight is for (Gateway API: a backend that does
+            // not exist answers 500 for its share).
+            Target::Invalid(_) => true,
+        }
+    }
+}
+
+/// Builds what HTTP keeps for an endpoint.
+#[derive(Clone, Debug)]
+struct EndpointClients {
+    authority: Option<Authority>,
+}
+
+impl Build<Client> for EndpointClients {
+    fn build(&self, worker: &Rc<Worker>, set: &Endpoints, endpoint: &Arc<Endpoint>) -> Client {
+        let mut labels = Labels::new().direction(Direction::Outbound);
+        if let Some(authority) = &self.authority {
+            labels = labels.with("authority", authority.to_string());
+        }
+        let labels = labels
+            .target(endpoint.address)
+            .tls_dialled(endpoint, dial::is_local(worker, endpoint))
+            .endpoint(&set.labels, endpoint);
+        let series = Rc::new(worker.metrics.http.series(labels));
+        Client::endpoint(worker, endpoint, series)
+    }
+}
+
+impl Forwards {
+    fn get(worker: &Rc<Worker>, endpoint: &Arc<Endpoint>, settings: Settings) -> Rc<Forward> {
+        let mut by_address = worker.http.forwards.by_address.borrow_mut();
+        let known = by_address.get(&endpoint.address).into_iter().flatten();
+        let same = |forward: &Rc<Forward>| {
+            forward.endpoint == *endpoint && *forward.balancer.settings() == settings
+        };
+        if let Some(forward) = known.filter_map(Weak::upgrade).find(same) {
+            return forward;
+        }
+        by_address.retain(|_, list| {
+            list.retain(|forward| forward.strong_count() > 0);
+            !list.is_empty()
+        });
+        let balancer = Balancer::new(settings, worker.random.borrow_mut().random());
+        let mut set = Endpoints::default();
+        set.by_address.insert(endpoint.address, Arc::clone(endpoint));
+        let build = EndpointClients { authority: None };
+        balancer.update(&set, Instant::now(), |e| build.build(worker, &set, e));
+        let forward = Rc::new(Forward { balancer, endpoint: Arc::clone(endpoint) });
+        by_address.entry(endpoint.address).or_default().push(Rc::downgrade(&forward));
+        forward
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    #[test]
+    fn draws_by_weight_among_the_available() {
+        const SEED: u64 = 7;
+        let mut rng = SmallRng::seed_from_u64(SEED);
+        let list = [("a", 9), ("b", 1), ("c", 90)];
+        let mut count = HashMap::new();
+        for _ in 0..1000 {
+            let drawn = *weighted(&list, &mut rng, |name| *name != "c").unwrap();
+            *count.entry(drawn).or_insert(0) += 1;
+        }
+        assert!((850..950).contains(&count["a"]), "seed {SEED}: {count:?}");
+        assert_eq!(count["a"] + count["b"], 1000);
+        assert_eq!(weighted(&list, &mut rng, |_| false), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! One request of the application beside us: clean, route, choose, send, hand back.
+//!
+//! [`serve`] takes a connection whose target is known and answers every request on it by
+//! [`Connection::answer`], which reads as the list of what happens. The newest policy of the
+//! target counts for each request; a request keeps the snapshot it began with.
+//!
+//! Estimate per request and hop, besides hyper (about 3 µs as server) and the client's part: one
+//! clock reading at the start and two at the end, a look at the policy's version (one atomic), a
+//! header look-up each for the eight names that are removed or checked, no formatting, two
+//! allocations (the boxed response body, hyper's response channel).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hauberk_model::{OutboundPolicy, WorkloadId};
+use http::header::CONNECTION;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, Version as HttpVersion};
+use hyper::body::Incoming;
+use rand::Rng;
+use tokio::time::Instant;
+
+use super::backend::{Table, Target as BackendTarget};
+use super::discover::Target;
+use super::retry::{Attempt, Sent, Unanswered};
+use crate::balance::Refusal;
+use crate::connection::Facts;
+use crate::http::Version;
+use crate::http::answer::{self, Manner};
+use crate::http::body::Body;
+use crate::http::classify::Pending;
+use crate::http::exchange::End;
+use crate::http::failure::{Failure, What};
+use crate::http::filter::{self, Filter, Verdict};
+use crate::http::headers::{self, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
+use crate::http::limit::Permit;
+use crate::http::routes::host_of;
+use crate::http::server::{self, Answered, Control};
+use crate::io::Io;
+use crate::telemetry::labels::Labels;
+use crate::worker::Worker;
+
+/// Compiled policies of one original destination, by the version clients speak.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    http1: Slot,
+    http2: Slot,
+}
+
+/// A table beside the policy it was compiled from.
+type Slot = RefCell<Option<(Arc<OutboundPolicy>, Rc<Table>)>>;
+
+/// Serves a connection of the application.
+pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>, version: Version) {
+    let control = Rc::new(Control::default());
+    let connection = Rc::new(Connection {
+        worker: Rc::clone(&worker),
+        client: facts.client,
+        target,
+        version,
+        control: Rc::clone(&control),
+    });
+    let settings = &worker.config.outbound.side.http2_server;
+    server::serve(&worker, io, version, settings, control, move |request| {
+        let connection = Rc::clone(&connection);
+        async move { connection.answer(request).await }
+    })
+    .await;
+}
+
+/// What the requests of one connection share.
+struct Connection {
+    worker: Rc<Worker>,
+    client: std::net::SocketAddr,
+    target: Rc<Target>,
+    version: Version,
+    control: Rc<Control>,
+}
+
+/// Why a request is not answered by its backend.
+enum Refused {
+    /// By a response made up for the failure.
+    Failed(Rc<Failure>),
+    /// By a response a filter made up.
+    Answered(Box<Response<Body>>),
+    /// The endpoint reset the stream; so do we.
+    Reset(hyper::Error),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Refused::Failed(Rc::new(failure))
+    }
+}
+
+impl Connection {
+    async fn answer(&self, request: Request<Incoming>) -> Answered {
+        let began = Instant::now();
+        let http_version = request.version();
+        if self.version == Version::Http1
+            && let Err(why) = headers::check_http1(&request)
+        {
+            tracing::debug!(client = %self.client, %why, "malformed request");
+            return Ok(answer::bad_request(http_version));
+        }
+        let manner = Manner {
+            grpc: headers::is_grpc(&request),
+            version: http_version,
+            informs: !self.worker.config.outbound.hide_informational_headers,
+        };
+        match self.pass_on(request, manner, began).await {
+            Ok(response) => Ok(response),
+            Err(Refused::Answered(response)) => Ok(*response),
+            Err(Refused::Reset(error)) if self.version == Version::Http2 => Err(error),
+            Err(Refused::Reset(error)) => {
+                let failure = Failure::peer(What::Io(std::io::Error::other(error)));
+                Ok(self.refuse(&failure, manner))
+            }
+            Err(Refused::Failed(failure)) => Ok(self.refuse(&failure, manner)),
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        request: Request<Incoming>,
+        manner: Manner,
+        began: Instant,
+    ) -> Result<Response<Body>, Refused> {
+        let worker = &self.worker;
+        let max = worker.config.outbound.side.in_flight_max;
+        let permit = worker.http.outbound.enter(max).ok_or(Failure::us(What::Shed))?;
+        let table = self.table()?;
+
+        let (mut parts, body) = request.into_parts();
+        let required = clean(&mut parts)?;
+        let found = table.find(host_of(host(&parts)), &parts);
+        let (rule, matched) = found.ok_or(Failure::client(What::NoRoute))?;
+        self.filter(&rule.filters, &mut parts, matched, manner)?;
+        let backend = rule.backend(worker)?;
+        self.filter(&backend.filters, &mut parts, matched, manner)?;
+        backend.requests.inc();
+
+        let (balancer, is_forward) = match &backend.target {
+            BackendTarget::Balance(pool) => (&pool.balancer, false),
+            BackendTarget::Forward(forward) => (&forward.balancer, true),
+            BackendTarget::Invalid(why) => {
+                return Err(Failure::us(What::InvalidPolicy(Arc::clone(why))).into());
+            }
+        };
+        let required = required.as_ref();
+        let attempt = Attempt { balancer, series: None, required, began };
+        let request = Request::from_parts(parts, Body::Incoming(body));
+        let sent = within(rule.timeouts.request, began, attempt.send(worker, request)).await?;
+        let sent = sent.map_err(|unanswered| match unanswered {
+            Unanswered::Refused(Refusal::Failfast) => {
+                Refused::from(Failure::us(What::FailFast(table.parent.to_string().into())))
+            }
+            Unanswered::Refused(Refusal::Full) => Failure::us(What::Shed).into(),
+            Unanswered::Failed(failure) => Refused::Failed(failure),
+            Unanswered::Reset(error) => Refused::Reset(error),
+        })?;
+        let mut response = self.response(sent, manner, began, permit, is_forward);
+        filter::apply_to_response(&backend.filters, response.headers_mut());
+        filter::apply_to_response(&rule.filters, response.headers_mut());
+        Ok(response)
+    }
+
+    fn filter(
+        &self,
+        filters: &[Filter],
+        parts: &mut Parts,
+        matched: Option<&hauberk_model::route::http::PathMatch>,
+        manner: Manner,
+    ) -> Result<(), Refused> {
+        let random = || self.worker.random.borrow_mut().random();
+        match filter::apply(filters, parts, matched, manner, random) {
+            Verdict::Pass => Ok(()),
+            Verdict::Answer(response) => Err(Refused::Answered(response)),
+            Verdict::Fail(failure) => Err(failure.into()),
+        }
+    }
+
+    /// The endpoint's response as the application sees it.
+    fn response(
+        &self,
+        sent: Sent,
+        manner: Manner,
+        began: Instant,
+        permit: Permit,
+        is_forward: bool,
+    ) -> Response<Body> {
+        let Sent { lease, series, answer } = sent;
+        let (mut parts, body) = answer.response.into_parts();
+        let is_meshed = lease.source().tls.is_some();
+        let wants_close = headers::strip_proxy_headers(&mut parts.headers);
+        parts.headers.remove(L5D_ORIG_PROTO);
+        if wants_close && is_forward && is_meshed {
+            // Behind a balancer other endpoints may be well; here there is only this one.
+            if manner.version == HttpVersion::HTTP_11 {
+                parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            self.control.close();
+        }
+        if let Some(endpoint) = answer.upgrade {
+            self.control.upgrade(endpoint);
+        }
+        let end = End {
+            began,
+            status: parts.status,
+            pending: Pending::new(manner.grpc, parts.status, &parts.headers),
+            series,
+            lease,
+            keep: answer.keep,
+            permit,
+        };
+        Response::from_parts(parts, Body::observed(body, end))
+    }
+
+    /// The compiled policy in force now.
+    fn table(&self) -> Result<Rc<Table>, Failure> {
+        let slot = match self.version {
+            Version::Http1 => &self.target.http.compiled.http1,
+            Version::Http2 => &self.target.http.compiled.http2,
+        };
+        let policy = self.target.policy();
+        if let Some((known, table)) = &*slot.borrow()
+            && Arc::ptr_eq(known, &policy)
+        {
+            return Ok(Rc::clone(table));
+        }
+        match Table::new(&self.worker, &policy, self.version) {
+            Some(table) => {
+                let table = Rc::new(table);
+                *slot.borrow_mut() = Some((policy, Rc::clone(&table)));
+                Ok(table)
+            }
+            // The policy no longer speaks of HTTP; connections that do keep what they had
+            // (linkerd2-proxy v2), new ones do not come here.
+            None => {
+                let known = slot.borrow().as_ref().map(|(_, table)| Rc::clone(table));
+                known.ok_or(Failure::client(What::NoRoute))
+            }
+        }
+    }
+
+    fn refuse(&self, failure: &Failure, manner: Manner) -> Response<Body> {
+        let row = answer::row(failure);
+        tracing::debug!(
+            client = %self.client, target = %self.target.address, error = %failure,
+            "request answered by the proxy"
+        );
+        if let Some(label) = row.label {
+            let labels = Labels::new().with("error", label);
+            self.worker.metrics.http.outbound_errors.get_or_create(&labels).inc();
+        }
+        if row.closes {
+            self.control.close();
+        }
+        answer::failure(failure, manner)
+    }
+}
+
+/// Removes what belongs to the application's hop, and what only proxies may say. Returns the
+/// server identity the application demands.
+fn clean(parts: &mut Parts) -> Result<Option<WorkloadId>, Failure> {
+    if !headers::wants_upgrade(parts.version, &parts.method, &parts.headers) {
+        headers::strip_connection_headers(&mut parts.headers);
+    }
+    // Between proxies this header decides how a request is read; an application does not get to
+    // say it.
+    parts.headers.remove(L5D_ORIG_PROTO);
+    let Some(required) = parts.headers.remove(L5D_REQUIRE_ID) else { return Ok(None) };
+    let text = required.to_str().unwrap_or("(not text)");
+    match text.parse() {
+        Ok(id) => Ok(Some(id)),
+        Err(_) => Err(Failure::us(What::IdentityRequired { required: text.to_owned() })),
+    }
+}
+
+/// The authority whose host routes are found by.
+fn host(parts: &Parts) -> &str {
+    let header = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let authority = parts.uri.authority().map(|authority| authority.as_str()).or_else(header);
+    authority.unwrap_or("")
+}
+
+/// Waits for response headers within the limit of the route, counted from the request's arrival.
+async fn within<T>(
+    limit: Option<std::time::Duration>,
+    began: Instant,
+    sending: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    match limit {
+        None => Ok(sending.await),
+        Some(limit) => tokio::time::timeout_at(began + limit, sending)
+            .await
+            .map_err(|_elapsed| Failure::peer(What::Timeout("request timed out"))),
+    }
+}

@@ -1,0 +1,153 @@
+//! Getting one request to one endpoint, trying another where that is safe.
+//!
+//! Called by the outbound and the inbound request path (whose only endpoint is the application).
+//! A request of which nothing was sent (the endpoint could not be reached, or a kept connection
+//! turned out dead) goes to another endpoint, or to the same one after its back-off, while the
+//! queue's failfast time lasts. A request that was sent, even in part, is not repeated here.
+
+use std::rc::Rc;
+
+use hauberk_model::WorkloadId;
+use http::Request;
+use tokio::time::{Instant, timeout_at};
+
+use crate::balance::{Balancer, Lease, Outcome, Refusal};
+use crate::http::body::Body;
+use crate::http::classify::{Break, Class};
+use crate::http::client::{Answer, Client, SendError};
+use crate::http::failure::{Failure, What};
+use crate::telemetry::http::Series;
+use crate::worker::Worker;
+
+/// Endpoints tried for one request. The failfast time bounds the waiting; this bounds the work
+/// when many endpoints refuse at once.
+const ATTEMPTS_MAX: usize = 16;
+
+/// What one request needs to be sent.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    /// The endpoints.
+    pub balancer: &'a Balancer<Client>,
+    /// Counters, unless the endpoint has its own.
+    pub series: Option<&'a Rc<Series>>,
+    /// The identity the endpoint must have.
+    pub required: Option<&'a WorkloadId>,
+    /// When the request arrived.
+    pub began: Instant,
+}
+
+/// A response with what it came by.
+#[derive(Debug)]
+pub struct Sent {
+    /// The endpoint.
+    pub lease: Lease<Client>,
+    /// Counters of the endpoint.
+    pub series: Rc<Series>,
+    /// The response.
+    pub answer: Answer,
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// Nobody was there.
+    Refused(Refusal),
+    /// It failed.
+    Failed(Rc<Failure>),
+    /// The endpoint reset the stream.
+    Reset(hyper::Error),
+}
+
+impl Attempt<'_> {
+    /// Sends `request`, until somebody answers or there is no sense in going on.
+    pub async fn send(
+        &self,
+        worker: &Rc<Worker>,
+        mut request: Request<Body>,
+    ) -> Result<Sent, Unanswered> {
+        let patience = self.balancer.settings().queue.failfast_timeout;
+        let mut failed: Option<Rc<Failure>> = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let lease = match &failed {
+                None => self.balancer.acquire().await.map_err(Unanswered::Refused)?,
+                Some(failure) => {
+                    // The time of earlier attempts counts, so that a dead endpoint does not hold a
+                    // request for longer than a missing one.
+                    let deadline = self.began + patience;
+                    match timeout_at(deadline, self.balancer.acquire()).await {
+                        Ok(Ok(lease)) => lease,
+                        Ok(Err(_)) | Err(_) => return Err(Unanswered::Failed(Rc::clone(failure))),
+                    }
+                }
+            };
+            if let Some(required) = self.required
+                && lease.source().tls.as_ref().is_none_or(|tls| tls.identity != *required)
+            {
+                let required = required.to_string();
+                let failure = Failure::us(What::IdentityRequired { required });
+                return Err(Unanswered::Failed(Rc::new(failure)));
+            }
+            match self.once(worker, lease, request).await {
+                Ok(sent) => return Ok(sent),
+                Err(Once::Over(unanswered)) => return Err(unanswered),
+                Err(Once::Again(unsent, failure)) => {
+                    request = *unsent;
+                    failed = Some(failure);
+                }
+            }
+        }
+        Err(Unanswered::Failed(failed.expect("every round but the last returned has failed")))
+    }
+
+    async fn once(
+        &self,
+        worker: &Rc<Worker>,
+        mut lease: Lease<Client>,
+        request: Request<Body>,
+    ) -> Result<Sent, Once> {
+        let client = lease.endpoint().clone();
+        let series = client.series().or(self.series).map(Rc::clone);
+        let series = series.expect("endpoints have counters, and so has the inbound caller");
+        series.request();
+        let error = match client.send(worker, request).await {
+            Ok(answer) => {
+                lease.connected();
+                return Ok(Sent { lease, series, answer });
+            }
+            Err(error) => error,
+        };
+        let now = Instant::now();
+        let count = |how| {
+            let latency = now.saturating_duration_since(self.began);
+            series.response(None, Class::Broken(how), latency);
+        };
+        Err(match error {
+            SendError::Unsent(request, failure) => {
+                count(Break::Unclassified);
+                if failure.retryable {
+                    lease.unreachable(now);
+                    Once::Again(request, failure)
+                } else {
+                    Once::Over(Unanswered::Failed(failure))
+                }
+            }
+            SendError::Broken(failure) => {
+                count(Break::Unclassified);
+                lease.judge(Outcome::Failure, now);
+                Once::Over(Unanswered::Failed(Rc::new(failure)))
+            }
+            SendError::Reset(error) => {
+                count(crate::http::client::broken(&error));
+                lease.connected();
+                lease.judge(Outcome::Failure, now);
+                Once::Over(Unanswered::Reset(error))
+            }
+        })
+    }
+}
+
+/// What came of one attempt that has no response.
+enum Once {
+    Again(Box<Request<Body>>, Rc<Failure>),
+    Over(Unanswered),
+}
