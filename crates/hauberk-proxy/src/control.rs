@@ -11,7 +11,14 @@
 //!
 //! [`Directory::unconnected`] gives a directory for tests, with a [`Publisher`] to answer by hand.
 
+pub mod client;
+pub mod identity;
+mod streams;
+
+use crate::{settings::Config, telemetry::metrics::Control};
+use client::Connector;
 use hauberk_model::{Authority, Endpoints, InboundPolicy, OutboundPolicy, Port, Profile};
+use hauberk_process::Tasks;
 use parking_lot::Mutex;
 use std::{collections::HashMap, fmt, hash::Hash, net::SocketAddr, sync::Arc};
 use tokio::sync::{mpsc, watch};
@@ -161,6 +168,26 @@ impl Directory {
             starts,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// A directory that asks the control plane; its streams run on the current runtime as tasks.
+    pub fn connect(
+        config: &Config,
+        connector: &Connector,
+        metrics: &Control,
+        tasks: &Tasks,
+    ) -> Self {
+        let (sender, starts) = mpsc::channel(STARTS_MAX);
+        let directory = Self::new(Some(sender));
+        let streams = streams::Streams::new(
+            directory.clone(),
+            config,
+            connector,
+            metrics.clone(),
+            tasks.clone(),
+        );
+        tasks.spawn_essential("control-streams", streams.run(starts));
+        directory
     }
 
     /// A directory without a control plane, and the hand that answers.

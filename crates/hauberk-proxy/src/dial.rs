@@ -151,7 +151,8 @@ async fn connect(
     Ok(io)
 }
 
-async fn tcp(address: SocketAddr, options: &ConnectionOptions) -> io::Result<TcpStream> {
+/// Connects in plain TCP, with the mark that capture rules let pass.
+pub(crate) async fn tcp(address: SocketAddr, options: &ConnectionOptions) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket::set_mark(&socket, MARK)?;
     let stream = socket.connect(address).await?;

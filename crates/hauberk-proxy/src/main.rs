@@ -1,2 +1,108 @@
-//! Entry point.
-fn main() {}
+//! The sidecar proxy's program: settings, the admin runtime, signals, exit code; nothing else.
+//!
+//! Exit codes: 64 (`EX_USAGE`) for wrong settings, 1 if it cannot start or something essential failed, 0 after draining.
+
+use hauberk_process::{Shutdown, Tasks, build_info, logging, shutdown};
+use hauberk_proxy::{
+    run::{Capture, Proxy, Surroundings},
+    settings::{self, Config},
+};
+use std::{collections::BTreeMap, process::ExitCode};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Wrong use, by the convention of BSD's sysexits.
+const EX_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None | Some("sidecar") => {}
+        Some("--version" | "-V") => {
+            println!("{}", build_info::line("hauberk-proxy"));
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!(
+                "hauberk-proxy: unknown argument '{other}'\nhint: it takes no arguments; settings come from LINKERD2_PROXY_* variables"
+            );
+            return ExitCode::from(EX_USAGE);
+        }
+    }
+    let environment = match environment() {
+        Ok(environment) => environment,
+        Err(name) => {
+            eprintln!("hauberk-proxy: the variable {name} is not valid UTF-8");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = match settings::read(&environment, cores) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("hauberk-proxy: the settings are wrong:\n{problems}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("hauberk-proxy: cannot make a runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(serve(config, environment))
+}
+
+async fn serve(config: Config, environment: BTreeMap<String, String>) -> ExitCode {
+    let log = match start_logging(&config) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("hauberk-proxy: {error}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let tasks = Tasks::new(Shutdown::new());
+    if let Err(error) = shutdown::on_signals(&tasks) {
+        tracing::error!(%error, "cannot listen for signals");
+        return ExitCode::FAILURE;
+    }
+    let surroundings = Surroundings {
+        tasks,
+        capture: Capture::KERNEL,
+        environment,
+        log: Some(log),
+        seed: rand::random(),
+    };
+    match Proxy::start(config, surroundings).await {
+        Ok(proxy) => ExitCode::from(proxy.finish().await.code()),
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(config: &Config) -> Result<logging::LogHandle, Box<dyn std::error::Error>> {
+    let format = if config.log.json { logging::Format::Json } else { logging::Format::Plain };
+    let filter = config.log.filter.parse()?;
+    Ok(logging::init(&logging::Config { filter, format, ..logging::Config::default() })?)
+}
+
+/// The environment as text; the name of the first variable of ours that is not.
+fn environment() -> Result<BTreeMap<String, String>, String> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        match value.into_string() {
+            Ok(value) => {
+                environment.insert(name, value);
+            }
+            Err(_) if name.starts_with(hauberk_model::settings::PREFIX) => return Err(name),
+            Err(_) => {}
+        }
+    }
+    Ok(environment)
+}

@@ -1,1 +1,295 @@
-//! To be written.
+//! What is built, in which order, and who owns it.
+//!
+//! ```text
+//! bind        inbound, outbound and admin sockets; early connections wait in the kernel's queues
+//! build       identity -> connections to the control plane -> directory -> metrics
+//! start       admin server, certifier, control streams      on the caller's runtime ("admin", one thread)
+//!             one thread per data worker                     each waits for the first certificate, then accepts
+//! end         signal, request or failure -> drain (connections hold guards) -> grace period -> force
+//!             -> workers stop, threads are joined -> exit code
+//! ```
+//!
+//! [`Proxy::start`] and [`Proxy::finish`] are what `main` and the tests run; nothing is different in tests but
+//! [`Capture`].
+
+use crate::{
+    admin,
+    connection::Direction,
+    control::{
+        self, Directory,
+        client::Connector,
+        identity::{Certifier, IdentityError},
+    },
+    inbound::policy::Policies,
+    listen::{self, Listeners, OriginalDst},
+    settings::Config,
+    telemetry::metrics::Metrics,
+    tls::Identity,
+    worker::{Parts, Worker},
+};
+use hauberk_identity::{TrustAnchors, anchors::AnchorsError};
+use hauberk_process::{
+    Shutdown, Tasks,
+    admin::Admin,
+    build_info,
+    logging::LogHandle,
+    metrics::{self, Metrics as Registry},
+    ready::Readiness,
+    shutdown::{Cause, Exit},
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+use tokio::{net::TcpListener, sync::watch, task::LocalSet};
+
+/// How connections are found to have been captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Where outbound connections were going.
+    pub outbound: OriginalDst,
+    /// Where inbound connections were going.
+    pub inbound: OriginalDst,
+}
+
+impl Capture {
+    /// By kernel rules.
+    pub const KERNEL: Self = Self { outbound: OriginalDst::Kernel, inbound: OriginalDst::Kernel };
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken or not ours.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    /// The trust anchors cannot be used.
+    #[error("cannot use the trust anchors: {0}")]
+    Anchors(#[from] AnchorsError),
+    /// There is no key.
+    #[error(transparent)]
+    Credentials(#[from] IdentityError),
+}
+
+/// What a proxy gets from its process, beside the settings.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// The set all tasks belong to, with the shutdown handle.
+    pub tasks: Tasks,
+    /// How connections are found to have been captured.
+    pub capture: Capture,
+    /// What `/env.json` shows.
+    pub environment: BTreeMap<String, String>,
+    /// Where `/proxy-log-level` goes; `None` in tests.
+    pub log: Option<LogHandle>,
+    /// Seed of all randomness on the data path.
+    pub seed: u64,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it accepts the application's connections.
+    pub outbound: Vec<SocketAddr>,
+    /// Where it accepts everybody else's.
+    pub inbound: SocketAddr,
+    /// Where it answers probes.
+    pub admin: SocketAddr,
+    config: Arc<Config>,
+    tasks: Tasks,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Binds, builds and starts everything. The current runtime becomes the admin runtime.
+    ///
+    /// # Errors
+    /// If an address cannot be bound, or trust anchors or key cannot be used.
+    pub async fn start(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        let Surroundings { tasks, capture, environment, log, seed } = surroundings;
+        let listeners = listen::bind(&config)?;
+        let config = Arc::new(config_with_ports(config, &listeners)?);
+        let admin_listener = TcpListener::bind(config.admin_listen).await?;
+        let bound = Bound::new(&listeners, &admin_listener)?;
+        bound.report(&config);
+
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::register(&registry));
+        metrics::process::register(&registry, SystemTime::now());
+        metrics::process::register_tasks(&registry, &tasks);
+        build_info::register(&registry, "proxy_build");
+        let anchors = Arc::new(TrustAnchors::from_pem(&config.identity.trust_anchors)?);
+        let credentials = control::identity::credentials(&config.identity)?;
+        let (publish, certified) = watch::channel(None);
+        let identity = Identity::new(
+            config.identity.local.clone(),
+            Arc::clone(&config.identity.server_name),
+            certified,
+        );
+        let connector = Connector::new(identity.clone(), Arc::clone(&anchors), &tasks);
+        let directory = Directory::connect(&config, &connector, &metrics.control, &tasks);
+
+        let readiness = Readiness::new();
+        let has_identity = readiness.condition("identity");
+        let mut admin = Admin::new(readiness, registry).with_environment(environment);
+        if let Some(log) = log {
+            admin = admin.with_log_level(log);
+        }
+        let admin = admin::with_shutdown(admin, config.shutdown_endpoint, tasks.shutdown());
+        let admin = admin::serve(admin_listener, Arc::new(admin), identity.clone(), tasks.clone());
+        tasks.spawn("admin", admin);
+        let certifier = Certifier::new(
+            &config,
+            credentials,
+            anchors,
+            connector,
+            publish,
+            metrics.identity.clone(),
+        );
+        tasks.spawn_essential("identity", certifier.run(tasks.shutdown().clone()));
+        let first_certificate = identity.clone();
+        tasks.spawn("readiness", async move {
+            first_certificate.ready().await;
+            has_identity.set_ready();
+        });
+
+        let mut workers = Vec::with_capacity(listeners.len());
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let parts = Parts {
+                config: Arc::clone(&config),
+                directory: directory.clone(),
+                identity: identity.clone(),
+                metrics: Arc::clone(&metrics),
+                tasks: tasks.clone(),
+                seed: seed.wrapping_add(index as u64),
+            };
+            let thread = thread::Builder::new().name(format!("worker-{index}"));
+            workers.push(thread.spawn(move || work(parts, listeners, capture))?);
+        }
+        let Bound { outbound, inbound, admin } = bound;
+        Ok(Self { outbound, inbound, admin, config, tasks, workers })
+    }
+
+    /// Waits for the end: draining, then at most the grace period, then whatever is left is cut.
+    pub async fn finish(self) -> Exit {
+        let exit = self.tasks.shutdown().finish(self.config.grace_period).await;
+        let workers = self.workers;
+        let joined = self.tasks.spawn_blocking("join-workers", move || {
+            workers.into_iter().filter_map(|worker| worker.join().err()).count()
+        });
+        match joined.await {
+            Ok(0) => {}
+            Ok(panicked) => tracing::error!(panicked, "worker threads panicked"),
+            Err(error) => tracing::error!(%error, "cannot join worker threads"),
+        }
+        if let Err(unfinished) = self.tasks.join(JOIN_TIMEOUT).await {
+            tracing::warn!(%unfinished, "tasks did not end in time");
+        }
+        exit
+    }
+}
+
+/// For tasks to notice that the process has ended.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The life of a data worker's thread.
+fn work(parts: Parts, listeners: Listeners, capture: Capture) {
+    let shutdown = parts.tasks.shutdown().clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            shutdown.drain(Cause::Failure(format!("cannot make a worker's runtime: {error}")));
+            return;
+        }
+    };
+    // If this thread panics, the process must not go on with a part of its listeners dead.
+    let _alarm = Alarm(shutdown.clone());
+    let local = LocalSet::new();
+    local.block_on(&runtime, accept(parts, listeners, capture));
+}
+
+/// Waits for the first certificate, accepts until draining begins, and lets connections go on until the end.
+async fn accept(parts: Parts, listeners: Listeners, capture: Capture) {
+    let shutdown = parts.tasks.shutdown().clone();
+    let identity = parts.identity.clone();
+    tokio::select! {
+        () = identity.ready() => {}
+        () = shutdown.draining() => return,
+    }
+    let worker = Worker::new(parts);
+    Policies::watch_listed(&worker);
+    let accepting = worker.tasks.kind("accept");
+    let Listeners { outbound, inbound } = listeners;
+    for listener in outbound {
+        let direction = Direction::Outbound;
+        accepting.spawn_local(listen::accept(
+            worker.clone(),
+            listener,
+            direction,
+            capture.outbound,
+        ));
+    }
+    accepting.spawn_local(listen::accept(
+        worker.clone(),
+        inbound,
+        Direction::Inbound,
+        capture.inbound,
+    ));
+    shutdown.ended().await;
+}
+
+/// Ends the process if a worker's thread goes away before it should.
+struct Alarm(Shutdown);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if !self.0.is_draining() {
+            self.0.drain(Cause::Failure("a worker thread ended".to_owned()));
+        }
+    }
+}
+
+/// The addresses that were bound.
+struct Bound {
+    outbound: Vec<SocketAddr>,
+    inbound: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Bound {
+    fn new(listeners: &[Listeners], admin: &TcpListener) -> io::Result<Self> {
+        let first = listeners.first().expect("there is at least one worker");
+        let outbound = first.outbound.iter().map(std::net::TcpListener::local_addr);
+        Ok(Self {
+            outbound: outbound.collect::<io::Result<_>>()?,
+            inbound: first.inbound.local_addr()?,
+            admin: admin.local_addr()?,
+        })
+    }
+
+    /// The lines that tools look for in Linkerd's logs.
+    fn report(&self, config: &Config) {
+        tracing::info!("Admin interface on {}", self.admin);
+        tracing::info!("Inbound interface on {}", self.inbound);
+        for address in &self.outbound {
+            tracing::info!("Outbound interface on {address}");
+        }
+        tracing::info!("SNI is {}", config.identity.server_name);
+        tracing::info!("Local identity is {}", config.identity.local);
+        tracing::info!("Destinations resolved via {:?}", config.destination.address);
+    }
+}
+
+/// The configuration with the ports that the kernel chose where the settings say zero, so that loops are recognised.
+fn config_with_ports(mut config: Config, listeners: &[Listeners]) -> io::Result<Config> {
+    let first = listeners.first().expect("there is at least one worker");
+    config.inbound.listen = first.inbound.local_addr()?;
+    let outbound = first.outbound.iter().map(std::net::TcpListener::local_addr);
+    config.outbound.listen = outbound.collect::<io::Result<_>>()?;
+    Ok(config)
+}

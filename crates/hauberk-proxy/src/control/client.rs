@@ -1,0 +1,177 @@
+//! Connections to the services of the control plane.
+//!
+//! One HTTP/2 connection per service, made when it is needed and again after it broke, inside mesh TLS of our own or,
+//! on loopback, in plaintext. Names are resolved by the system, on the admin runtime's blocking pool, anew for each
+//! connection; addresses are tried in random order until one answers, so proxies spread over the replicas.
+
+use crate::{io::Raw, settings::Service, tls::Identity};
+use hauberk_identity::{Alpn, TlsSettings, TrustAnchors, client_config, verify::expect_identity};
+use hauberk_linux::socket::ConnectionOptions;
+use hauberk_model::{WorkloadId, settings::value::Address};
+use hauberk_process::{Spawner, Tasks};
+use hyper_util::rt::TokioIo;
+use rand::seq::SliceRandom;
+use rustls_pki_types::ServerName;
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Name look-up, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For each address of several, so that one dead replica does not use up the whole time.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A control plane that has died without a word is noticed after these two.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What connections to the control plane need.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    identity: Identity,
+    anchors: Arc<TrustAnchors>,
+    executor: Spawner,
+}
+
+impl Connector {
+    /// A connector that shows the newest certificate of `identity`, if there is one yet.
+    pub fn new(identity: Identity, anchors: Arc<TrustAnchors>, tasks: &Tasks) -> Self {
+        Self { identity, anchors, executor: tasks.kind("control-connection") }
+    }
+
+    /// A channel that connects when it is used.
+    pub fn channel(&self, service: &Service) -> Channel {
+        let authority = match &service.address {
+            Address::Socket(address) => address.to_string(),
+            Address::Name { host, port } => format!("{host}:{port}"),
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{authority}"))
+            .expect("an address of the settings is a URI's authority")
+            .executor(self.executor.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let (connector, service) = (self.clone(), service.clone());
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let (connector, service) = (connector.clone(), service.clone());
+            async move { connector.connect(&service).await.map(TokioIo::new) }
+        }))
+    }
+
+    async fn connect(&self, service: &Service) -> io::Result<ControlIo> {
+        let mut addresses = resolve(&service.address).await?;
+        addresses.shuffle(&mut rand::rng());
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match tokio::time::timeout(ADDRESS_TIMEOUT, self.dial(address, &service.identity)).await
+            {
+                Ok(Ok(io)) => return Ok(io),
+                Ok(Err(error)) => last = error,
+                Err(_elapsed) => last = io::ErrorKind::TimedOut.into(),
+            }
+            tracing::debug!(%address, error = %last, "cannot connect to the control plane");
+        }
+        Err(last)
+    }
+
+    async fn dial(
+        &self,
+        address: SocketAddr,
+        expected: &Option<WorkloadId>,
+    ) -> io::Result<ControlIo> {
+        let options = ConnectionOptions {
+            nodelay: true,
+            keepalive: Some(PING_INTERVAL),
+            user_timeout: Some(PING_INTERVAL + PING_TIMEOUT),
+        };
+        let socket = crate::dial::tcp(address, &options).await?;
+        let Some(expected) = expected else {
+            return Ok(ControlIo::Plain(Raw::Tcp(socket)));
+        };
+        let config = match self.identity.certified() {
+            Some(certified) => Arc::clone(certified.client(Alpn::None)),
+            None => client_config::without_certificate(
+                &self.anchors,
+                Alpn::None,
+                &TlsSettings::default(),
+            ),
+        };
+        let name = ServerName::try_from(expected.as_str().to_owned()).map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidInput, "the service's identity is not a DNS name")
+        })?;
+        let tls = TlsConnector::from(config).connect(name, Raw::Tcp(socket)).await?;
+        expect_identity(tls.get_ref().1.peer_certificates(), expected)
+            .map_err(|wrong| io::Error::new(io::ErrorKind::PermissionDenied, wrong))?;
+        Ok(ControlIo::Tls(Box::new(tls)))
+    }
+}
+
+/// The addresses of a service. Loopback needs no look-up, and gets none.
+async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    match address {
+        Address::Socket(address) => Ok(vec![*address]),
+        Address::Name { port, .. } if address.is_loopback() => {
+            Ok(vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()])
+        }
+        Address::Name { host, port } => {
+            Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect())
+        }
+    }
+}
+
+/// A connection to the control plane.
+#[derive(Debug)]
+enum ControlIo {
+    Plain(Raw),
+    Tls(Box<TlsStream<Raw>>),
+}
+
+impl AsyncRead for ControlIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ControlIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(raw) => Pin::new(raw).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

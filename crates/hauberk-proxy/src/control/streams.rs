@@ -1,0 +1,429 @@
+//! The streams behind a [`Directory`]: one per question, for as long as somebody waits for the answer.
+//!
+//! A stream that ends or fails is opened again after a back-off, and the last answer is kept meanwhile. "There is no
+//! such thing" is an answer too, and is asked again now and then, because things appear. A message that cannot be
+//! understood is counted and logged, and the answer stays as it was.
+
+use super::{Directory, Lookup, Start, Target, client::Connector};
+use crate::{
+    settings::{Config, Service, StreamLimits},
+    telemetry::{labels::Labels, metrics::Control},
+};
+use hauberk_model::{Authority, Endpoints, Port, backoff::Backoff};
+use hauberk_process::Tasks;
+use hauberk_wire::{
+    self as wire, Invalid,
+    api::{
+        destination::destination_client::DestinationClient,
+        inbound::inbound_server_policies_client::InboundServerPoliciesClient,
+        outbound::outbound_policies_client::OutboundPoliciesClient,
+    },
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+/// How long "there is no such thing" is believed.
+const ABSENT_RETRY: Duration = Duration::from_secs(30);
+
+/// Largest message we read: a set of 2,000 endpoints takes about 1 MB.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Starts streams for a directory.
+#[derive(Debug)]
+pub(super) struct Streams {
+    directory: Directory,
+    shared: Arc<Shared>,
+    destination: Channel,
+    policy: Channel,
+}
+
+#[derive(Debug)]
+struct Shared {
+    context: Arc<str>,
+    workload: Arc<str>,
+    backoff: Backoff,
+    destination_limits: StreamLimits,
+    policy_limits: StreamLimits,
+    metrics: Control,
+    tasks: Tasks,
+}
+
+impl Streams {
+    pub(super) fn new(
+        directory: Directory,
+        config: &Config,
+        connector: &Connector,
+        metrics: Control,
+        tasks: Tasks,
+    ) -> Self {
+        let shared = Shared {
+            context: Arc::clone(&config.destination_context),
+            workload: Arc::clone(&config.policy_workload),
+            backoff: config.outbound.side.connect_backoff,
+            destination_limits: limits(&config.destination, config.streams),
+            policy_limits: limits(&config.policy, config.streams),
+            metrics,
+            tasks,
+        };
+        Self {
+            directory,
+            shared: Arc::new(shared),
+            destination: connector.channel(&config.destination),
+            policy: connector.channel(&config.policy),
+        }
+    }
+
+    /// Starts streams as they are asked for, until the process ends.
+    pub(super) async fn run(self, mut starts: mpsc::Receiver<Start>) {
+        let shutdown = self.shared.tasks.shutdown().clone();
+        loop {
+            tokio::select! {
+                start = starts.recv() => match start {
+                    Some(start) => self.start(start),
+                    None => return,
+                },
+                () = shutdown.ended() => return,
+            }
+        }
+    }
+
+    fn start(&self, start: Start) {
+        let (directory, shared) = (self.directory.clone(), Arc::clone(&self.shared));
+        let tasks = self.shared.tasks.clone();
+        match start {
+            Start::OutboundPolicy(target, sender) => {
+                let question = OutboundPolicyOf {
+                    client: sized_outbound(&self.policy),
+                    target: target.clone(),
+                };
+                tasks.spawn("control-outbound-policy", async move {
+                    let forget = || directory.inner.outbound_policies.forget_unwatched(&target);
+                    follow(&shared, shared.policy_limits, question, sender, forget).await;
+                });
+            }
+            Start::Profile(target, sender) => {
+                let question = ProfileOf {
+                    client: sized_destination(&self.destination),
+                    target: target.clone(),
+                };
+                tasks.spawn("control-profile", async move {
+                    let forget = || directory.inner.profiles.forget_unwatched(&target);
+                    follow(&shared, shared.destination_limits, question, sender, forget).await;
+                });
+            }
+            Start::Endpoints(authority, sender) => {
+                let question = EndpointsOf {
+                    client: sized_destination(&self.destination),
+                    authority: authority.clone(),
+                    known: Endpoints::default(),
+                };
+                tasks.spawn("control-endpoints", async move {
+                    let forget = || directory.inner.endpoints.forget_unwatched(&authority);
+                    follow(&shared, shared.destination_limits, question, sender, forget).await;
+                });
+            }
+            Start::InboundPolicy(port, sender) => {
+                let question = InboundPolicyOf { client: sized_inbound(&self.policy), port };
+                tasks.spawn("control-inbound-policy", async move {
+                    let forget = || directory.inner.inbound_policies.forget_unwatched(&port);
+                    follow(&shared, shared.policy_limits, question, sender, forget).await;
+                });
+            }
+        }
+    }
+}
+
+fn sized_outbound(channel: &Channel) -> OutboundPoliciesClient<Channel> {
+    OutboundPoliciesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn sized_inbound(channel: &Channel) -> InboundServerPoliciesClient<Channel> {
+    InboundServerPoliciesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn sized_destination(channel: &Channel) -> DestinationClient<Channel> {
+    DestinationClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// On loopback there is no network that could forget a connection, so there are no limits.
+fn limits(service: &Service, limits: StreamLimits) -> StreamLimits {
+    if service.address.is_loopback() { StreamLimits::default() } else { limits }
+}
+
+/// One kind of question.
+trait Question: Send {
+    /// What the stream carries.
+    type Message: Send + 'static;
+    /// What it answers.
+    type Answer: Send + Sync;
+
+    /// Value of the metric label `service`.
+    const SERVICE: &'static str;
+
+    /// Opens the stream. Whatever was folded from an earlier one is forgotten.
+    fn open(
+        &mut self,
+        shared: &Shared,
+    ) -> impl Future<Output = Result<Streaming<Self::Message>, Status>> + Send;
+
+    /// Folds a message into the answer; problems with parts of it are beside it.
+    #[expect(clippy::type_complexity, reason = "an answer, and what was left out of it")]
+    fn take(
+        &mut self,
+        message: Self::Message,
+    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid>;
+}
+
+/// Follows one question until nobody waits for the answer any more.
+async fn follow<Q: Question>(
+    shared: &Shared,
+    limits: StreamLimits,
+    mut question: Q,
+    sender: watch::Sender<Lookup<Arc<Q::Answer>>>,
+    forget_unwatched: impl Fn() -> bool,
+) {
+    let labels = Labels::new().with("service", Q::SERVICE);
+    let streams = shared.metrics.streams.get_or_create_owned(&labels);
+    let shutdown = shared.tasks.shutdown();
+    let mut failures = 0;
+    loop {
+        streams.inc();
+        let end = tokio::select! {
+            end = follow_once(shared, limits, &mut question, &sender, &mut failures) => Some(end),
+            () = sender.closed() => None,
+            () = shutdown.ended() => { streams.dec(); return }
+        };
+        streams.dec();
+        let pause = end.map(|end| {
+            let labels = labels.clone().with("code", format!("{:?}", end.code()));
+            shared.metrics.stream_ends.get_or_create(&labels).inc();
+            let random = rand::random::<f32>();
+            match end.code() {
+                // The stream was as long as it should be.
+                Code::Ok => Duration::ZERO,
+                Code::NotFound | Code::Unimplemented => {
+                    sender.send_if_modified(|answer| set(answer, Lookup::Absent));
+                    ABSENT_RETRY
+                }
+                code => {
+                    let pause = shared.backoff.delay(failures, random);
+                    tracing::debug!(
+                        service = Q::SERVICE,
+                        ?code,
+                        error = end.message(),
+                        ?pause,
+                        "stream ended"
+                    );
+                    failures = failures.saturating_add(1);
+                    pause
+                }
+            }
+        });
+        tokio::select! {
+            () = tokio::time::sleep(pause.unwrap_or_default()) => {}
+            () = sender.closed() => {}
+            () = shutdown.ended() => return,
+        }
+        if sender.is_closed() && forget_unwatched() {
+            return;
+        }
+    }
+}
+
+/// Opens a stream and takes its messages until it ends. `Ok` is an end on our own account.
+async fn follow_once<Q: Question>(
+    shared: &Shared,
+    limits: StreamLimits,
+    question: &mut Q,
+    sender: &watch::Sender<Lookup<Arc<Q::Answer>>>,
+    failures: &mut u32,
+) -> Status {
+    let begin = Instant::now();
+    // Without a jitter all proxies of a cluster would come back at the same moment for ever.
+    let lifetime =
+        limits.lifetime.map(|lifetime| begin + lifetime.mul_f32(0.9 + 0.1 * rand::random::<f32>()));
+    let mut stream = match within(limits.initial_timeout, question.open(shared)).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(status)) => return status,
+        None => return Status::deadline_exceeded("the stream did not open in time"),
+    };
+    let mut wait = limits.initial_timeout;
+    loop {
+        let left = lifetime.map(|end| end.saturating_duration_since(Instant::now()));
+        let limit = wait.into_iter().chain(left).min();
+        let message = match within(limit, stream.message()).await {
+            Some(Ok(Some(message))) => message,
+            Some(Ok(None)) => return Status::unavailable("the control plane ended the stream"),
+            Some(Err(status)) => return status,
+            None if lifetime.is_some_and(|end| end <= Instant::now()) => {
+                return Status::ok("lifetime");
+            }
+            None if wait == limits.initial_timeout && *failures > 0 => {
+                return Status::deadline_exceeded("no first message in time");
+            }
+            // A quiet stream is opened anew, in case the other side has forgotten it.
+            None => return Status::ok("idle"),
+        };
+        *failures = 0;
+        wait = limits.idle_timeout;
+        let problem = match question.take(message) {
+            Ok((answer, problems)) => {
+                sender.send_if_modified(|known| set(known, answer));
+                problems.into_iter().next()
+            }
+            Err(invalid) => Some(invalid),
+        };
+        if let Some(invalid) = problem {
+            let labels =
+                Labels::new().with("service", Q::SERVICE).with("reason", invalid.reason.label());
+            shared.metrics.invalid_messages.get_or_create(&labels).inc();
+            tracing::warn!(service = Q::SERVICE, %invalid, "the control plane sent what cannot be understood");
+        }
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// Sets `known`; says whether that tells anybody something. The comparison is by address: values that are equal but
+/// not the same are rare, and telling them again does no harm.
+fn set<T>(known: &mut Lookup<Arc<T>>, answer: Lookup<Arc<T>>) -> bool {
+    let is_same = match (&*known, &answer) {
+        (Lookup::Known(known), Lookup::Known(answer)) => Arc::ptr_eq(known, answer),
+        (Lookup::Absent, Lookup::Absent) | (Lookup::Pending, Lookup::Pending) => true,
+        _ => false,
+    };
+    *known = answer;
+    !is_same
+}
+
+struct OutboundPolicyOf {
+    client: OutboundPoliciesClient<Channel>,
+    target: Target,
+}
+
+impl Question for OutboundPolicyOf {
+    type Message = wire::api::outbound::OutboundPolicy;
+    type Answer = hauberk_model::OutboundPolicy;
+    const SERVICE: &'static str = "outbound-policy";
+
+    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
+        let target = match &self.target {
+            Target::Address(address) => wire::outbound::Target::Address(*address),
+            Target::Name(name) => wire::outbound::Target::Authority(name.clone()),
+        };
+        let request = wire::outbound::request(&shared.workload, &target);
+        Ok(self.client.watch(request).await?.into_inner())
+    }
+
+    fn take(
+        &mut self,
+        message: Self::Message,
+    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
+        let policy = wire::outbound::from_wire(message)?;
+        Ok((Lookup::Known(Arc::new(policy)), Vec::new()))
+    }
+}
+
+struct InboundPolicyOf {
+    client: InboundServerPoliciesClient<Channel>,
+    port: Port,
+}
+
+impl Question for InboundPolicyOf {
+    type Message = wire::api::inbound::Server;
+    type Answer = hauberk_model::InboundPolicy;
+    const SERVICE: &'static str = "inbound-policy";
+
+    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
+        let request = wire::inbound::request(&shared.workload, self.port);
+        Ok(self.client.watch_port(request).await?.into_inner())
+    }
+
+    fn take(
+        &mut self,
+        message: Self::Message,
+    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
+        let policy = wire::inbound::from_wire(message)?;
+        Ok((Lookup::Known(Arc::new(policy)), Vec::new()))
+    }
+}
+
+struct ProfileOf {
+    client: DestinationClient<Channel>,
+    target: Target,
+}
+
+impl Question for ProfileOf {
+    type Message = wire::api::destination::DestinationProfile;
+    type Answer = hauberk_model::Profile;
+    const SERVICE: &'static str = "profile";
+
+    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
+        let authority = match &self.target {
+            Target::Address(address) => {
+                let port =
+                    Port::new(address.port()).ok_or_else(|| Status::not_found("port zero"))?;
+                Authority::new(&address.ip().to_string(), port)
+            }
+            Target::Name(name) => name.clone(),
+        };
+        let request = wire::destination::request(&authority, &shared.context);
+        match self.client.get_profile(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            // The control plane has no profiles for such a target.
+            Err(status) if status.code() == Code::InvalidArgument => {
+                Err(Status::not_found(status.message()))
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    fn take(
+        &mut self,
+        message: Self::Message,
+    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
+        let (profile, problems) = wire::profile::from_wire(message)?;
+        Ok((Lookup::Known(Arc::new(profile)), problems))
+    }
+}
+
+struct EndpointsOf {
+    client: DestinationClient<Channel>,
+    authority: Authority,
+    /// What the stream has said so far.
+    known: Endpoints,
+}
+
+impl Question for EndpointsOf {
+    type Message = wire::api::destination::Update;
+    type Answer = Endpoints;
+    const SERVICE: &'static str = "endpoints";
+
+    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
+        // A new stream tells everything from the beginning.
+        self.known = Endpoints::default();
+        let request = wire::destination::request(&self.authority, &shared.context);
+        Ok(self.client.get(request).await?.into_inner())
+    }
+
+    fn take(
+        &mut self,
+        message: Self::Message,
+    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
+        let (update, problems) = wire::destination::from_wire(message)?;
+        let exists = !matches!(update, wire::destination::Update::NoEndpoints { exists: false });
+        update.apply(&mut self.known);
+        let answer =
+            if exists { Lookup::Known(Arc::new(self.known.clone())) } else { Lookup::Absent };
+        Ok((answer, problems))
+    }
+}
