@@ -21,11 +21,13 @@ pub(crate) const VALIDATOR: &str = "linkerd-network-validator";
 /// The nobody user both containers run as.
 const NOBODY: u32 = 65_534;
 
-/// The container for this pod.
-pub(crate) fn container(pod: &Value, settings: &Settings, config: &InjectConfig) -> Value {
-    match config.capture {
-        Capture::InitContainer => init(pod, settings, config),
-        Capture::Cni => validator(settings, config),
+/// The container for this pod, if it needs one: with a CNI plugin only Linkerd's image brings
+/// a program that checks.
+pub(crate) fn container(pod: &Value, settings: &Settings, config: &InjectConfig) -> Option<Value> {
+    match (config.capture, settings.flavour) {
+        (Capture::InitContainer, _) => Some(init(pod, settings, config)),
+        (Capture::Cni, Flavour::Linkerd) => Some(validator(settings, config)),
+        (Capture::Cni, Flavour::Hauberk) => None,
     }
 }
 
@@ -129,10 +131,6 @@ fn init_security(pod: &Value, settings: &Settings) -> Value {
 
 /// Connects to an address nobody has and expects to reach its own listener instead.
 fn validator(settings: &Settings, config: &InjectConfig) -> Value {
-    let command: &[&str] = match settings.flavour {
-        Flavour::Hauberk => &["hauberk-init", "validate"],
-        Flavour::Linkerd => &["/usr/lib/linkerd/linkerd2-network-validator"],
-    };
     let outbound = settings.listen.outbound;
     let (connect, listen) = match config.ipv6 {
         Ipv6::Off => ("1.1.1.1:20001".to_owned(), format!("0.0.0.0:{outbound}")),
@@ -142,7 +140,7 @@ fn validator(settings: &Settings, config: &InjectConfig) -> Value {
         "name": VALIDATOR,
         "image": settings.init_image.reference,
         "imagePullPolicy": settings.init_image.pull_policy,
-        "command": command,
+        "command": ["/usr/lib/linkerd/linkerd2-network-validator"],
         "args": [
             "--log-format", "plain", "--log-level", "debug", "--connect-addr", connect,
             "--listen-addr", listen, "--timeout", "10s",

@@ -82,7 +82,7 @@ pub enum Firewall {
 pub enum Capture {
     /// An init container in each pod.
     InitContainer,
-    /// A CNI plugin on the node; the pod only checks.
+    /// A CNI plugin on the node.
     Cni,
 }
 

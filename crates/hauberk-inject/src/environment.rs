@@ -60,11 +60,13 @@ pub(crate) fn environment(
     if let Some(tracing) = &config.tracing {
         traces(&mut env, pod, tracing);
     }
-    let added: BTreeSet<_> =
-        settings.additional_env.iter().map(|item| item["name"].clone().to_string()).collect();
-    // The last of two variables with one name wins in Kubernetes; one is clearer.
-    env.0.retain(|item| !added.contains(&item["name"].to_string()));
-    env.0.extend(settings.additional_env.iter().cloned());
+    for added in &settings.additional_env {
+        // In its place, because variables after it may refer to it.
+        match env.0.iter_mut().find(|item| item["name"] == added["name"]) {
+            Some(item) => *item = added.clone(),
+            None => env.0.push(added.clone()),
+        }
+    }
     env.0
 }
 

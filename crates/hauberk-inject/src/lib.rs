@@ -36,7 +36,7 @@ use crate::{
     config::Layers,
     decide::{Decision, Mode, decide},
     manifest::set_metadata,
-    settings::Settings,
+    settings::{Placement, Settings},
     sidecar::Membership,
     strip::{Stripped, strip},
 };
@@ -228,6 +228,10 @@ fn add_sidecar(
         .into_iter()
         .map(|(key, value)| (key, value.to_owned()))
         .collect();
+    if settings.placement == Placement::Classic && matches!(manifest.kind(), "Job" | "CronJob") {
+        let text = "a job with a classic sidecar does not finish until the proxy is told to stop";
+        layers.notes.push(Note::new("classic_sidecar_in_job", text));
+    }
     if config.demand == Demand::Everything
         && let TrustAnchors::ConfigMap { name, .. } = &config.trust_anchors
     {

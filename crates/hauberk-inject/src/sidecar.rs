@@ -71,10 +71,12 @@ pub(crate) fn add(
     match settings.placement {
         Placement::Native => {
             // First, so that init containers of the application are in the mesh already.
-            list_at(spec, "initContainers").splice(0..0, [capture, proxy]);
+            list_at(spec, "initContainers").splice(0..0, capture.into_iter().chain([proxy]));
         }
         Placement::Classic => {
-            list_at(spec, "initContainers").push(capture);
+            if let Some(capture) = capture {
+                list_at(spec, "initContainers").push(capture);
+            }
             let containers = list_at(spec, "containers");
             // Containers start in order, each after the postStart hook of the one before.
             let at = if settings.awaits { 0 } else { containers.len() };
