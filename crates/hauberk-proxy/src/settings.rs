@@ -136,6 +136,8 @@ pub struct Outbound {
     pub hostname_labels: bool,
     /// Whether requests are routed by `l5d-dst-override`.
     pub ingress_mode: bool,
+    /// Whether endpoints on loopback addresses may be dialled. No setting says so; tests do, whose whole mesh is there.
+    pub dials_loopback: bool,
 }
 
 /// HTTP/2 as a server; `None` leaves hyper's own value.

@@ -229,6 +229,7 @@ fn outbound(reader: &mut Reader<'_>) -> Option<Outbound> {
         hide_informational_headers: hide.unwrap_or(ingress_mode),
         hostname_labels: hostname_labels?,
         ingress_mode,
+        dials_loopback: false,
     })
 }
 

@@ -1,0 +1,285 @@
+//! Opaque bytes end to end: application, proxy, mesh TLS, proxy, application.
+
+mod support;
+
+use hauberk_model::{
+    InboundPolicy, Meta, Network, Port,
+    inbound::{Authentication, Authorization, InboundProtocol},
+    outbound::OutboundProtocol,
+    workload_id::IdentityMatch,
+};
+use hauberk_proxy::run::Capture;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use support::{
+    Control, SERVICE, Sidecar, authority, captured_for, captured_in_for, detect, endpoints,
+    identity, meshed, opaque_route, policy, sidecar, within,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// How the client's proxy reaches the server.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// At the proxy's own port, with a transport header.
+    Direct,
+    /// At the application's port.
+    ApplicationPort,
+}
+
+/// A client's proxy, a server's proxy, and the server's application.
+struct Mesh {
+    control: Control,
+    client: Sidecar,
+    server: Sidecar,
+    application: TcpListener,
+}
+
+async fn mesh(way: Way, protocol: OutboundProtocol) -> Mesh {
+    let control = Control::start();
+    let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = application.local_addr().unwrap();
+    let capture = match way {
+        Way::Direct => Capture::KERNEL,
+        Way::ApplicationPort => captured_in_for(address),
+    };
+    let server = sidecar(&control, "server", capture).await;
+    let endpoint = match way {
+        Way::Direct => meshed(address, Some(server.inbound)),
+        Way::ApplicationPort => meshed(server.inbound, None),
+    };
+    control.know(|knowledge| {
+        knowledge.outbound.insert(SERVICE.parse().unwrap(), policy(protocol));
+        knowledge.endpoints.insert(authority(), endpoints([endpoint]));
+    });
+    let client = sidecar(&control, "client", captured_for(SERVICE)).await;
+    Mesh { control, client, server, application }
+}
+
+impl Mesh {
+    async fn connect(&self) -> TcpStream {
+        within(TcpStream::connect(self.client.outbound)).await.unwrap()
+    }
+
+    async fn accept(&self) -> TcpStream {
+        within(self.application.accept()).await.unwrap().0
+    }
+
+    fn application(&self) -> SocketAddr {
+        self.application.local_addr().unwrap()
+    }
+
+    async fn end(self) {
+        self.client.end().await;
+        self.server.end().await;
+    }
+}
+
+async fn read_exactly(socket: &mut TcpStream, expect: &[u8]) {
+    let mut got = vec![0; expect.len()];
+    within(socket.read_exact(&mut got)).await.unwrap();
+    assert_eq!(got, expect);
+}
+
+async fn read_to_end(socket: &mut TcpStream) -> Vec<u8> {
+    let mut got = Vec::new();
+    within(socket.read_to_end(&mut got)).await.unwrap();
+    got
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_by_either_way_and_are_counted_as_secured() {
+    for way in [Way::Direct, Way::ApplicationPort] {
+        let mesh = mesh(way, OutboundProtocol::Opaque(vec![opaque_route()])).await;
+        let mut client = mesh.connect().await;
+        client.write_all(b"\x01question").await.unwrap();
+        let mut server = mesh.accept().await;
+        read_exactly(&mut server, b"\x01question").await;
+        server.write_all(b"answer").await.unwrap();
+        read_exactly(&mut client, b"answer").await;
+
+        let client_id = format!("client_id=\"{}\"", identity("client"));
+        let server_id = format!("server_id=\"{}\"", identity("server"));
+        let seen = ["direction=\"inbound\"", "peer=\"src\"", "tls=\"true\"", &client_id];
+        mesh.server.metric("tcp_open_connections", &seen, "1").await;
+        let dialled = ["direction=\"outbound\"", "peer=\"dst\"", "tls=\"true\"", &server_id];
+        mesh.client.metric("tcp_open_total", &dialled, "1").await;
+        if matches!(way, Way::Direct) {
+            let port = format!("target_port=\"{}\"", mesh.application().port());
+            let name = "inbound_tcp_transport_header_connections_total";
+            mesh.server.metric(name, &[&port, &client_id], "1").await;
+        }
+        drop((client, server));
+        mesh.server.metric("tcp_open_connections", &seen, "0").await;
+        mesh.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_half_closed_connection_still_gets_its_answer() {
+    for way in [Way::Direct, Way::ApplicationPort] {
+        let mesh = mesh(way, detect()).await;
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let mut client = mesh.connect().await;
+        let (mut from_proxy, mut to_proxy) = client.split();
+        let send = async {
+            to_proxy.write_all(&sent).await.unwrap();
+            to_proxy.shutdown().await.unwrap();
+        };
+        let serve = async {
+            let mut server = mesh.accept().await;
+            let got = read_to_end(&mut server).await;
+            server.write_all(b"all of it has come").await.unwrap();
+            got
+        };
+        let ((), got) = within(async { tokio::join!(send, serve) }).await;
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+        let mut answer = String::new();
+        within(from_proxy.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer, "all of it has come");
+        drop(client);
+        mesh.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_without_a_wait() {
+    for way in [Way::Direct, Way::ApplicationPort] {
+        let mesh = mesh(way, detect()).await;
+        let begin = tokio::time::Instant::now();
+        let mut client = mesh.connect().await;
+        let mut server = mesh.accept().await;
+        server.write_all(b"220 mail.example.com ESMTP\r\n").await.unwrap();
+        read_exactly(&mut client, b"220 mail.example.com ESMTP\r\n").await;
+        // The detection timeout is ten seconds.
+        assert!(begin.elapsed() < Duration::from_secs(5), "{way:?} took {:?}", begin.elapsed());
+        client.write_all(b"EHLO client\r\n").await.unwrap();
+        read_exactly(&mut server, b"EHLO client\r\n").await;
+        drop((client, server));
+        mesh.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_proxy_hears_a_server_that_speaks_first() {
+    let mesh = mesh(Way::ApplicationPort, detect()).await;
+    let mut client = within(TcpStream::connect(mesh.server.inbound)).await.unwrap();
+    let mut server = mesh.accept().await;
+    server.write_all(b"\x4a\0\0\0\x0a8.0.36\0").await.unwrap();
+    read_exactly(&mut client, b"\x4a\0\0\0\x0a8.0.36\0").await;
+    let seen = ["peer=\"src\"", "no_tls_reason=\"no_tls_from_remote\""];
+    mesh.server.metric("tcp_open_connections", &seen, "1").await;
+    drop((client, server));
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn what_is_known_keeps_serving_while_the_control_plane_is_away() {
+    let mut mesh = mesh(Way::Direct, OutboundProtocol::Opaque(vec![opaque_route()])).await;
+    let mut client = mesh.connect().await;
+    client.write_all(b"\x01").await.unwrap();
+    let mut server = mesh.accept().await;
+    read_exactly(&mut server, b"\x01").await;
+
+    mesh.control.stop();
+    mesh.client.metric("hauberk_control_stream_ends_total", &["outbound-policy"], "1").await;
+
+    client.write_all(b"\x02").await.unwrap();
+    read_exactly(&mut server, b"\x02").await;
+    let mut another = mesh.connect().await;
+    another.write_all(b"\x03").await.unwrap();
+    let mut accepted = mesh.accept().await;
+    read_exactly(&mut accepted, b"\x03").await;
+    drop((client, server, another, accepted));
+    mesh.end().await;
+}
+
+fn only(account: &str) -> InboundPolicy {
+    let authorization = Authorization {
+        meta: Meta::resource("policy.linkerd.io", "AuthorizationPolicy", "test", "only"),
+        networks: Network::all(),
+        authentication: Authentication::TlsAuthenticated(vec![IdentityMatch::Exact(identity(
+            account,
+        ))]),
+    };
+    InboundPolicy {
+        server: Meta::resource("policy.linkerd.io", "Server", "test", "server"),
+        protocol: InboundProtocol::Opaque,
+        authorizations: Arc::new([authorization]),
+    }
+}
+
+#[tokio::test]
+async fn an_open_connection_ends_when_its_authorization_does() {
+    let mesh = mesh(Way::Direct, OutboundProtocol::Opaque(vec![opaque_route()])).await;
+    let port = Port::new(mesh.application().port()).unwrap();
+    mesh.control.know(|knowledge| {
+        knowledge.inbound.insert(port, only("client"));
+    });
+    let mut client = mesh.connect().await;
+    client.write_all(b"\x01").await.unwrap();
+    let mut server = mesh.accept().await;
+    read_exactly(&mut server, b"\x01").await;
+
+    mesh.control.know(|knowledge| {
+        knowledge.inbound.insert(port, only("somebody-else"));
+    });
+    let mut rest = Vec::new();
+    let ended = within(client.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty() && (ended.is_ok() || ended.is_err()));
+    mesh.server.metric("inbound_tcp_authz_terminate_total", &["srv_name=\"server\""], "1").await;
+
+    let mut refused = mesh.connect().await;
+    refused.write_all(b"\x02").await.unwrap();
+    let _ = within(refused.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+    mesh.server.metric("inbound_tcp_authz_deny_total", &["srv_name=\"server\""], "1").await;
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn a_server_with_another_identity_is_not_spoken_to() {
+    let mesh = mesh(Way::Direct, OutboundProtocol::Opaque(vec![opaque_route()])).await;
+    mesh.control.know(|knowledge| {
+        let mut endpoint = meshed(mesh.application(), Some(mesh.server.inbound));
+        let tls = endpoint.tls.as_mut().unwrap();
+        tls.identity = identity("impostor");
+        knowledge.endpoints.insert(authority(), endpoints([endpoint]));
+    });
+    let mut client = mesh.connect().await;
+    client.write_all(b"\x01secret").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = within(client.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+    mesh.client.metric("outbound_tcp_errors_total", &["error="], "1").await;
+    let accepted = tokio::time::timeout(Duration::ZERO, mesh.application.accept()).await;
+    assert!(accepted.is_err(), "the application saw a connection");
+    mesh.end().await;
+}
+
+#[tokio::test]
+async fn draining_waits_for_open_connections_and_accepts_no_more() {
+    let mut mesh = mesh(Way::Direct, OutboundProtocol::Opaque(vec![opaque_route()])).await;
+    let mut client = mesh.connect().await;
+    client.write_all(b"\x01").await.unwrap();
+    let mut server = mesh.accept().await;
+    read_exactly(&mut server, b"\x01").await;
+
+    mesh.client.shutdown.drain(hauberk_process::shutdown::Cause::Requested);
+    let finish = mesh.client.proxy.take().unwrap().finish();
+    tokio::pin!(finish);
+    tokio::select! {
+        exit = &mut finish => panic!("ended with an open connection: {exit:?}"),
+        () = async {
+            client.write_all(b"still here").await.unwrap();
+            read_exactly(&mut server, b"still here").await;
+        } => {}
+    }
+    drop(client);
+    assert!(read_to_end(&mut server).await.is_empty());
+    drop(server);
+    let exit = within(finish).await;
+    assert_eq!(exit.code(), 0);
+    mesh.server.end().await;
+}

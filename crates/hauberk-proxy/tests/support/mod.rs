@@ -1,0 +1,454 @@
+//! A control plane that says what a test wants, and proxies that listen to it; all in this process, on loopback.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use hauberk_identity::request::Request as CertificateRequest;
+use hauberk_model::{
+    Authority, Endpoint, Endpoints, InboundPolicy, Meta, OutboundPolicy, Port, Profile, WorkloadId,
+    endpoints::EndpointTls,
+    outbound::{
+        Backend, BackendTarget, Distribution, HttpPolicy, Load, OpaqueRoute, OutboundProtocol,
+        Queue, RouteBackend,
+    },
+};
+use hauberk_process::{Shutdown, Tasks};
+use hauberk_proxy::{
+    listen::OriginalDst,
+    run::{Capture, Proxy, Surroundings},
+    settings,
+};
+use hauberk_testkit::ca::TestCa;
+use hauberk_wire::{
+    self as wire,
+    api::{
+        destination::{self as api_destination, destination_server},
+        identity::{self as api_identity, identity_server},
+        inbound::{self as api_inbound, inbound_server_policies_server},
+        outbound::{self as api_outbound, outbound_policies_server},
+    },
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{mpsc, oneshot, watch},
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status};
+
+/// Nothing in a test takes longer; a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where applications in tests dial: an address that nobody has.
+pub const SERVICE: &str = "10.99.99.99:7000";
+
+/// What the control plane knows.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge {
+    pub outbound: HashMap<SocketAddr, OutboundPolicy>,
+    pub inbound: HashMap<Port, InboundPolicy>,
+    pub endpoints: HashMap<Authority, Endpoints>,
+    pub profiles: HashMap<SocketAddr, Profile>,
+}
+
+/// The control plane: a thread with a gRPC server.
+pub struct Control {
+    pub address: SocketAddr,
+    pub knowledge: watch::Sender<Knowledge>,
+    pub ca: Arc<Mutex<TestCa>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Control {
+    pub fn start() -> Self {
+        let ca = Arc::new(Mutex::new(TestCa::new(SystemTime::now())));
+        let (knowledge, _) = watch::channel(Knowledge::default());
+        let service = Service { knowledge: knowledge.clone(), ca: Arc::clone(&ca) };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let serving = tonic::transport::Server::builder()
+                    .add_service(destination_server::DestinationServer::new(service.clone()))
+                    .add_service(outbound_policies_server::OutboundPoliciesServer::new(
+                        service.clone(),
+                    ))
+                    .add_service(inbound_server_policies_server::InboundServerPoliciesServer::new(
+                        service.clone(),
+                    ))
+                    .add_service(identity_server::IdentityServer::new(service))
+                    .serve_with_incoming(TcpListenerStream::new(listener));
+                tokio::select! {
+                    result = serving => result.unwrap(),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { address, knowledge, ca, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn know(&self, change: impl FnOnce(&mut Knowledge)) {
+        self.knowledge.send_modify(change);
+    }
+
+    /// Goes away without a word: all its connections break.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    knowledge: watch::Sender<Knowledge>,
+    ca: Arc<Mutex<TestCa>>,
+}
+
+impl Service {
+    /// Sends what `answer` makes of the knowledge, now and after each change.
+    fn stream<T: Send + 'static>(
+        &self,
+        mut answer: impl FnMut(&Knowledge) -> Vec<T> + Send + 'static,
+    ) -> Response<ReceiverStream<Result<T, Status>>> {
+        let mut knowledge = self.knowledge.subscribe();
+        let (sender, receiver) = mpsc::channel(16);
+        let tasks = Tasks::new(Shutdown::new());
+        tasks.spawn("stream", async move {
+            loop {
+                let messages = answer(&knowledge.borrow_and_update());
+                for message in messages {
+                    if sender.send(Ok(message)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    changed = knowledge.changed() => if changed.is_err() { return },
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        Response::new(ReceiverStream::new(receiver))
+    }
+}
+
+/// What a destination request is about.
+fn asked(request: &api_destination::GetDestination) -> Authority {
+    Authority::parse(&request.path, Port::new(80).unwrap()).unwrap()
+}
+
+type Stream<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl destination_server::Destination for Service {
+    type GetStream = Stream<api_destination::Update>;
+    type GetProfileStream = Stream<api_destination::DestinationProfile>;
+
+    async fn get(
+        &self,
+        request: Request<api_destination::GetDestination>,
+    ) -> Result<Response<Self::GetStream>, Status> {
+        let asked = asked(request.get_ref());
+        let mut told: Option<Endpoints> = None;
+        Ok(self.stream(move |knowledge| {
+            let newest = knowledge.endpoints.get(&asked);
+            let exists = newest.is_some();
+            let newest = newest.cloned().unwrap_or_default();
+            let updates = wire::destination::updates(told.as_ref(), &newest, exists);
+            told = Some(newest);
+            updates.iter().map(wire::destination::to_wire).collect()
+        }))
+    }
+
+    async fn get_profile(
+        &self,
+        request: Request<api_destination::GetDestination>,
+    ) -> Result<Response<Self::GetProfileStream>, Status> {
+        let asked = asked(request.get_ref());
+        let address = SocketAddr::new(asked.ip().unwrap(), asked.port().get());
+        Ok(self.stream(move |knowledge| {
+            let profile = knowledge.profiles.get(&address).cloned().unwrap_or_default();
+            vec![wire::profile::to_wire(&profile)]
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl outbound_policies_server::OutboundPolicies for Service {
+    type WatchStream = Stream<api_outbound::OutboundPolicy>;
+
+    async fn get(
+        &self,
+        _: Request<api_outbound::TrafficSpec>,
+    ) -> Result<Response<api_outbound::OutboundPolicy>, Status> {
+        Err(Status::unimplemented("only watched"))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<api_outbound::TrafficSpec>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let target = wire::outbound::target(request.get_ref()).unwrap();
+        let wire::outbound::Target::Address(address) = target else {
+            return Err(Status::not_found("only addresses"));
+        };
+        if !self.knowledge.borrow().outbound.contains_key(&address) {
+            return Err(Status::not_found("unknown address"));
+        }
+        Ok(self.stream(move |knowledge| {
+            knowledge.outbound.get(&address).map(wire::outbound::to_wire).into_iter().collect()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl inbound_server_policies_server::InboundServerPolicies for Service {
+    type WatchPortStream = Stream<api_inbound::Server>;
+
+    async fn get_port(
+        &self,
+        _: Request<api_inbound::PortSpec>,
+    ) -> Result<Response<api_inbound::Server>, Status> {
+        Err(Status::unimplemented("only watched"))
+    }
+
+    async fn watch_port(
+        &self,
+        request: Request<api_inbound::PortSpec>,
+    ) -> Result<Response<Self::WatchPortStream>, Status> {
+        let port = Port::try_from(request.get_ref().port).unwrap();
+        Ok(self.stream(move |knowledge| {
+            knowledge.inbound.get(&port).map(wire::inbound::to_wire).into_iter().collect()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl identity_server::Identity for Service {
+    async fn certify(
+        &self,
+        request: Request<api_identity::CertifyRequest>,
+    ) -> Result<Response<api_identity::CertifyResponse>, Status> {
+        let request = wire::identity::request_from_wire(request.into_inner()).unwrap();
+        assert_eq!(request.token, b"a token");
+        let asked = CertificateRequest::parse(&request.csr, &request.identity).unwrap();
+        let ca = self.ca.lock().unwrap();
+        let issued = ca.issuer().issue(&asked, SystemTime::now(), &mut rand::rng()).unwrap();
+        let certified = wire::identity::Certified {
+            leaf: issued.leaf.to_vec(),
+            intermediates: issued.intermediates.iter().map(|der| der.to_vec()).collect(),
+            valid_until: issued.valid_until,
+        };
+        Ok(Response::new(wire::identity::to_wire(&certified)))
+    }
+}
+
+/// The identity of a service account in the namespace `test`.
+pub fn identity(account: &str) -> WorkloadId {
+    WorkloadId::service_account(account, "test", "linkerd", "cluster.local")
+}
+
+/// A proxy under test.
+pub struct Sidecar {
+    pub proxy: Option<Proxy>,
+    pub outbound: SocketAddr,
+    pub inbound: SocketAddr,
+    pub admin: SocketAddr,
+    pub shutdown: Shutdown,
+    _token: tempfile::NamedTempFile,
+}
+
+/// Starts a proxy for `account` and waits until it is ready.
+pub async fn sidecar(control: &Control, account: &str, capture: Capture) -> Sidecar {
+    sidecar_with(control, account, capture, &[]).await
+}
+
+/// The same with further settings, without their prefix.
+pub async fn sidecar_with(
+    control: &Control,
+    account: &str,
+    capture: Capture,
+    changes: &[(&str, &str)],
+) -> Sidecar {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "a token").unwrap();
+    let anchors = control.ca.lock().unwrap().anchors().to_pem();
+    let address = control.address.to_string();
+    let name = identity(account).to_string();
+    let settings = [
+        ("INBOUND_LISTEN_ADDR", "127.0.0.1:0"),
+        ("OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
+        ("ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
+        ("DESTINATION_SVC_ADDR", &address),
+        ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8"),
+        ("POLICY_SVC_ADDR", &address),
+        ("POLICY_WORKLOAD", r#"{"ns":"test","pod":"pod"}"#),
+        ("IDENTITY_SVC_ADDR", &address),
+        ("IDENTITY_LOCAL_NAME", &name),
+        ("IDENTITY_TRUST_ANCHORS", &anchors),
+        ("IDENTITY_TOKEN_FILE", token.path().to_str().unwrap()),
+        ("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "60s"),
+    ];
+    let environment: BTreeMap<String, String> = settings
+        .iter()
+        .chain(changes)
+        .map(|(name, value)| (format!("LINKERD2_PROXY_{name}"), (*value).to_owned()))
+        .collect();
+    let mut config = settings::read(&environment, 1).unwrap();
+    config.outbound.dials_loopback = true;
+    let shutdown = Shutdown::new();
+    let tasks = Tasks::new(shutdown.clone());
+    let surroundings = Surroundings { tasks, capture, environment, log: None, seed: 1 };
+    let proxy = Proxy::start(config, surroundings).await.unwrap();
+    let sidecar = Sidecar {
+        outbound: proxy.outbound[0],
+        inbound: proxy.inbound,
+        admin: proxy.admin,
+        proxy: Some(proxy),
+        shutdown,
+        _token: token,
+    };
+    sidecar.admin_until("/ready", |answer| answer.starts_with("HTTP/1.1 200")).await;
+    sidecar
+}
+
+impl Sidecar {
+    /// One answer of the admin port, head and body.
+    pub async fn admin_get(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(self.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Asks the admin port until the answer is as wanted.
+    pub async fn admin_until(&self, path: &str, is_wanted: impl Fn(&str) -> bool) -> String {
+        let begin = tokio::time::Instant::now();
+        loop {
+            let answer = self.admin_get(path).await;
+            if is_wanted(&answer) {
+                return answer;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{path} still says:\n{answer}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until some metric line begins with `name`, contains all of `labels` and ends in `value`.
+    pub async fn metric(&self, name: &str, labels: &[&str], value: &str) {
+        self.admin_until("/metrics", |text| {
+            text.lines().any(|line| {
+                line.starts_with(name)
+                    && labels.iter().all(|label| line.contains(label))
+                    && line.ends_with(&format!(" {value}"))
+            })
+        })
+        .await;
+    }
+
+    /// Drains and waits for the end.
+    pub async fn end(mut self) {
+        self.shutdown.drain(hauberk_process::shutdown::Cause::Requested);
+        let proxy = self.proxy.take().expect("it ends once");
+        within(proxy.finish()).await;
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // A failed test must not leave worker threads behind that wait for connections.
+        self.shutdown.force();
+    }
+}
+
+/// Fails the test if it takes too long.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+}
+
+/// Captured for `target` on the way out.
+pub fn captured_for(target: &str) -> Capture {
+    Capture { outbound: OriginalDst::Fixed(target.parse().unwrap()), inbound: OriginalDst::Kernel }
+}
+
+/// Captured for `target` on the way in.
+pub fn captured_in_for(target: SocketAddr) -> Capture {
+    Capture { outbound: OriginalDst::Kernel, inbound: OriginalDst::Fixed(target) }
+}
+
+/// The authority that [`SERVICE`] is balanced over.
+pub fn authority() -> Authority {
+    Authority::new("server.test.svc.cluster.local", Port::new(7000).unwrap())
+}
+
+/// A backend that balances over [`authority`].
+pub fn backend() -> Arc<Backend> {
+    Arc::new(Backend {
+        meta: Meta::service("test", "server", Port::new(7000)),
+        target: BackendTarget::Balance { authority: authority(), load: Load::default() },
+        queue: Queue::default(),
+    })
+}
+
+/// A route for opaque bytes to [`backend`].
+pub fn opaque_route() -> OpaqueRoute {
+    let to_backend = RouteBackend { filters: Vec::new(), backend: backend() };
+    OpaqueRoute {
+        meta: Meta::default("opaque"),
+        filters: Vec::new(),
+        backends: Distribution::FirstAvailable(vec![to_backend]),
+    }
+}
+
+/// A policy for [`SERVICE`].
+pub fn policy(protocol: OutboundProtocol) -> OutboundPolicy {
+    OutboundPolicy { parent: Meta::service("test", "server", Port::new(7000)), protocol }
+}
+
+/// To be detected; HTTP goes nowhere.
+pub fn detect() -> OutboundProtocol {
+    OutboundProtocol::Detect {
+        timeout: Duration::from_secs(10),
+        http1: HttpPolicy::default(),
+        http2: HttpPolicy::default(),
+        opaque: vec![opaque_route()],
+    }
+}
+
+/// An endpoint at `address` of the account `server`.
+pub fn meshed(address: SocketAddr, opaque_transport: Option<SocketAddr>) -> Endpoint {
+    let identity = identity("server");
+    let server_name = identity.as_str().into();
+    Endpoint {
+        tls: Some(EndpointTls { identity, server_name }),
+        opaque_transport: opaque_transport.map(|at| Port::new(at.port()).unwrap()),
+        ..Endpoint::bare(address)
+    }
+}
+
+/// A set of endpoints.
+pub fn endpoints(all: impl IntoIterator<Item = Endpoint>) -> Endpoints {
+    let by_address = all.into_iter().map(|endpoint| (endpoint.address, Arc::new(endpoint)));
+    Endpoints { labels: Arc::default(), by_address: by_address.collect() }
+}
