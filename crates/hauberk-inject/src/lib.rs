@@ -36,7 +36,7 @@ use crate::{
     config::Layers,
     decide::{Decision, Mode, decide},
     manifest::set_metadata,
-    settings::{Placement, Settings},
+    settings::{Flavour, Placement, Settings},
     sidecar::Membership,
     strip::{Stripped, strip},
 };
@@ -220,27 +220,11 @@ fn add_sidecar(
     let mut layers = Layers::new(&pod, facts, config);
     let settings = Settings::resolve(&pod, &mut layers, config);
     layers.note_unknown();
-    if settings.close_wait.is_some() {
-        let text = "close-wait-timeout makes the init container run privileged and as root";
-        layers.notes.push(Note::new("privileged_init_container", text));
-    }
     let mut added: Vec<_> = settings::inherited(&layers)
         .into_iter()
         .map(|(key, value)| (key, value.to_owned()))
         .collect();
-    if settings.placement == Placement::Classic && matches!(manifest.kind(), "Job" | "CronJob") {
-        let text = "a job with a classic sidecar does not finish until the proxy is told to stop";
-        layers.notes.push(Note::new("classic_sidecar_in_job", text));
-    }
-    if config.demand == Demand::Everything
-        && let TrustAnchors::ConfigMap { name, .. } = &config.trust_anchors
-    {
-        let text = format!(
-            "the proxy takes its trust anchors from ConfigMap {name} of its own namespace and \
-             does not start without it; --trust-anchors FILE writes them into the pod"
-        );
-        layers.notes.push(Note::new("trust_anchors_by_reference", text));
-    }
+    layers.notes.extend(consequences(manifest, &settings, config));
     if let Some(ports) = opaque::for_pod(&pod, facts, config)
         && !added.iter().any(|(key, _)| *key == annotations::OPAQUE_PORTS)
     {
@@ -257,6 +241,35 @@ fn add_sidecar(
     let pod = manifest.pod_mut().expect("it had a pod before");
     sidecar::add(pod, &settings, mode, &membership, config);
     chosen
+}
+
+/// What follows from the settings that a person may not expect.
+fn consequences(manifest: &Manifest, settings: &Settings, config: &InjectConfig) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let mut note = |key, text: String| notes.push(Note::new(key, text));
+    if settings.close_wait.is_some() {
+        let text = "close-wait-timeout makes the init container run privileged and as root";
+        note("privileged_init_container", text.to_owned());
+    }
+    let classic = settings.placement == Placement::Classic;
+    if classic && matches!(manifest.kind(), "Job" | "CronJob") {
+        let text = "a job with a classic sidecar does not finish until the proxy is told to stop";
+        note("classic_sidecar_in_job", text.to_owned());
+    }
+    if classic && settings.awaits && settings.flavour == Flavour::Hauberk {
+        let text = "a classic sidecar does not hold the application back until it is ready";
+        note("classic_sidecar_without_await", text.to_owned());
+    }
+    if let (Demand::Everything, TrustAnchors::ConfigMap { name, .. }) =
+        (config.demand, &config.trust_anchors)
+    {
+        let text = format!(
+            "the proxy takes its trust anchors from ConfigMap {name} of its own namespace and \
+             does not start without it; --trust-anchors FILE writes them into the pod"
+        );
+        note("trust_anchors_by_reference", text);
+    }
+    notes
 }
 
 /// A namespace a person named: its pods will be injected.

@@ -173,17 +173,13 @@ fn proxy(pod: &Value, settings: &Settings, mode: Mode, config: &InjectConfig) ->
     container
 }
 
-/// Hooks of a classic sidecar: it holds the application back until it is ready, and stops
-/// later than the application if asked.
+/// Hooks of a classic sidecar: Linkerd's holds the application back until it is ready (our image
+/// has no program for that), and either stops later than the application if asked.
 fn lifecycle(settings: &Settings) -> Option<Value> {
     let mut lifecycle = json!({});
-    if settings.awaits {
-        let program: &[&str] = match settings.flavour {
-            Flavour::Hauberk => &["hauberk-proxy", "await"],
-            Flavour::Linkerd => &["/usr/lib/linkerd/linkerd-await"],
-        };
-        let mut command: Vec<_> = program.iter().map(|&word| word.to_owned()).collect();
-        command.extend(["--timeout=2m".to_owned(), format!("--port={}", settings.admin_port)]);
+    if settings.awaits && settings.flavour == Flavour::Linkerd {
+        let port = format!("--port={}", settings.admin_port);
+        let command = json!(["/usr/lib/linkerd/linkerd-await", "--timeout=2m", port]);
         lifecycle["postStart"] = json!({"exec": {"command": command}});
     }
     if settings.wait_before_exit_seconds > 0 {

@@ -16,6 +16,7 @@ use hauberk_inject::{
     Capture, ControlPlaneService, Demand, Form, InjectConfig, Ipv6, Manifest, NamespaceFacts,
     Outcome, Token, Tracing, TrustAnchors, inject, text, uninject,
 };
+use hauberk_model::settings;
 use hauberk_resources::yaml;
 use serde_json::{Value, json};
 
@@ -212,4 +213,36 @@ fn what_is_not_a_pod_stays_byte_for_byte() {
     let transformed =
         text::transform(text, |manifest| inject(manifest, &config, &NamespaceFacts::default()));
     assert_eq!(transformed.text, text);
+}
+
+/// Every variable that is written is one the proxy knows, in the form it reads.
+#[test]
+fn the_proxy_understands_its_environment() {
+    let mut checked = 0;
+    for case in cases().into_iter().filter(|case| !case.uninjects) {
+        for object in yaml::objects(&case.run(&case.text).text).0 {
+            let manifest = Manifest::new(object);
+            let Some(pod) = manifest.pod() else { continue };
+            for variable in proxy_environment(pod) {
+                let name = variable["name"].as_str().expect("a variable has a name");
+                if !name.starts_with(settings::PREFIX) {
+                    continue;
+                }
+                let setting = settings::find(name).unwrap_or_else(|| panic!("unknown {name}"));
+                if let Some(value) = variable["value"].as_str() {
+                    assert_eq!(setting.form.check(value), Ok(()), "{}: {name}", case.name);
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 500, "{checked}");
+}
+
+fn proxy_environment(pod: &Value) -> Vec<Value> {
+    let containers = ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
+    let proxies = containers.filter(|container| container["name"] == "linkerd-proxy");
+    proxies.flat_map(|proxy| proxy["env"].as_array().cloned().unwrap_or_default()).collect()
 }
