@@ -149,13 +149,14 @@ fn identity(
 }
 
 fn service_account(derivation: &Derivation<'_>, name: &str, namespace: &str) -> IdentityMatch {
+    IdentityMatch::Exact(account_id(derivation, name, namespace))
+}
+
+/// The identity of a service account of this mesh.
+pub(crate) fn account_id(derivation: &Derivation<'_>, name: &str, namespace: &str) -> WorkloadId {
     let config = derivation.config;
-    IdentityMatch::Exact(WorkloadId::service_account(
-        name,
-        namespace,
-        &config.control_plane_namespace,
-        &config.trust_domain,
-    ))
+    let (control_plane, domain) = (&config.control_plane_namespace, &config.trust_domain);
+    WorkloadId::service_account(name, namespace, control_plane, domain)
 }
 
 /// What an authorization of the older form permits; nothing if it says nothing about clients.

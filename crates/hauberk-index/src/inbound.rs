@@ -1,5 +1,8 @@
 //! What a port of a workload accepts.
 
+mod rate_limit;
+mod routes;
+
 use crate::{
     answer::{Answer, Refusal},
     authorizations,
@@ -52,7 +55,7 @@ fn of_server(
         ProxyProtocol::Unknown => InboundProtocol::Detect { timeout, http: http(derivation) },
         ProxyProtocol::Http1 => InboundProtocol::Http1(http(derivation)),
         ProxyProtocol::Http2 => InboundProtocol::Http2(http(derivation)),
-        ProxyProtocol::Grpc => InboundProtocol::Grpc(grpc_routes()),
+        ProxyProtocol::Grpc => InboundProtocol::Grpc(grpc_routes(derivation, server)),
         ProxyProtocol::Opaque => InboundProtocol::Opaque,
         ProxyProtocol::Tls => InboundProtocol::Tls,
     };
@@ -63,16 +66,27 @@ fn of_server(
     }
 }
 
+/// What a server takes by HTTP. As soon as it has a route, requests that match none are refused,
+/// and probes need a route of their own too.
 fn http_server(
     derivation: &mut Derivation<'_>,
     workload: &Resource,
-    _server: &Server,
+    server: &Server,
     port: Port,
 ) -> HttpServer {
-    HttpServer { routes: default_routes(derivation, workload, port), rate_limit: None }
+    let written = routes::http(derivation, server);
+    let routes = match written.is_empty() {
+        true => default_routes(derivation, workload, port),
+        false => written.into(),
+    };
+    HttpServer { routes, rate_limit: rate_limit::of_server(derivation, server) }
 }
 
-fn grpc_routes() -> Arc<[GrpcRoute]> {
+fn grpc_routes(derivation: &mut Derivation<'_>, server: &Server) -> Arc<[GrpcRoute]> {
+    let written = routes::grpc(derivation, server);
+    if !written.is_empty() {
+        return written.into();
+    }
     let rules = vec![Rule { matches: Vec::new(), action: Vec::new() }];
     Arc::new([GrpcRoute {
         meta: Meta::default("default"),

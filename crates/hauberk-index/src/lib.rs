@@ -39,6 +39,7 @@ mod outbound;
 mod profile;
 mod question;
 mod relations;
+mod routes;
 mod servers;
 mod store;
 

@@ -1,29 +1,32 @@
 //! What a client should do with traffic to a target.
 //!
-//! A target is a service (by one of its addresses, or by name), an address outside of the cluster,
-//! or an address in the cluster that nobody describes; the last is not found, and the client then
-//! goes by the profile.
+//! A target is a service (by one of its addresses, or by name), an egress network, an address
+//! outside of the cluster, or an address in the cluster that nobody describes; the last is not
+//! found, and the client then goes by the profile.
+
+mod backends;
+mod egress;
+mod limits;
+mod parent;
+mod routes;
 
 use crate::{
     address,
     answer::{Answer, Refusal},
     derive::Derivation,
-    failure_accrual,
     key::{OutboundKey, OutboundTarget},
-    opaque::{self, AppProtocol, app_protocol},
+    opaque::AppProtocol,
+    routes::attached,
 };
 use hauberk_model::{
-    Authority, Endpoint, Meta, OutboundPolicy, Port, ServiceName,
-    failure_accrual::FailureAccrual,
+    Endpoint, Meta, OutboundPolicy, Port, ServiceName,
     filter::TcpFilter,
     outbound::{
-        Backend, BackendTarget, Distribution, HttpPolicy, HttpRoute, HttpRule, Load, OpaqueRoute,
-        OutboundProtocol, Queue, RouteBackend,
+        Backend, BackendTarget, Distribution, GrpcPolicy, HttpPolicy, OpaqueRoute,
+        OutboundProtocol, Queue,
     },
-    route::{Route, Rule},
-    timeout::Timeouts,
 };
-use hauberk_resources::Service;
+use parent::Parent;
 use std::{net::SocketAddr, sync::Arc};
 
 pub(crate) fn answer(derivation: &mut Derivation<'_>, key: &OutboundKey) -> Answer {
@@ -31,7 +34,8 @@ pub(crate) fn answer(derivation: &mut Derivation<'_>, key: &OutboundKey) -> Answ
         OutboundTarget::Address(address) => to_address(derivation, key, *address),
         OutboundTarget::Service(name, port) => {
             let service = derivation.service(name.namespace.as_str(), &name.name);
-            Ok(to_service(derivation, key, &Parent::new(name.clone(), *port, service)))
+            let parent = Parent::service(derivation, name, *port, service);
+            Ok(to_parent(derivation, key, &parent))
         }
     };
     match policy {
@@ -50,93 +54,76 @@ fn to_address(
     if let Some(service) = address::service(derivation, address.ip())? {
         let metadata = &service.metadata;
         let name = ServiceName::new(&*metadata.namespace, &*metadata.name);
-        // Named once more, so that the answer hangs on the service and not only on its address.
+        // Read once more by name, so that the answer hangs on the service, not only its address.
         derivation.service(&metadata.namespace, &metadata.name);
         if service.tcp_port(port.get()).is_none() {
             return Ok(undefined_port(&name, port));
         }
-        return Ok(to_service(derivation, key, &Parent::new(name, port, Some(service))));
+        let parent = Parent::service(derivation, &name, port, Some(service));
+        return Ok(to_parent(derivation, key, &parent));
+    }
+    if let Some(network) = egress::find(derivation, &key.client_namespace, address.ip()) {
+        let parent = Parent::egress(network, address, port);
+        return Ok(to_parent(derivation, key, &parent));
     }
     let is_inside =
         derivation.config.cluster_networks.iter().any(|net| net.contains(&address.ip()));
     if is_inside { Err(not_found()) } else { Ok(to_outside(derivation, address)) }
 }
 
-/// The service a policy is for. It may not exist when it was asked for by name; the policy then
-/// balances over the endpoints it may get.
-struct Parent<'a> {
-    name: ServiceName,
-    port: Port,
-    service: Option<&'a Service>,
-}
-
-impl<'a> Parent<'a> {
-    fn new(name: ServiceName, port: Port, service: Option<&'a Service>) -> Self {
-        Self { name, port, service }
-    }
-
-    fn meta(&self) -> Meta {
-        Meta::service(self.name.namespace.as_str(), &self.name.name, Some(self.port))
-    }
-
-    fn app_protocol(&self) -> AppProtocol {
-        let port = self.service.and_then(|service| service.tcp_port(self.port.get()));
-        port.map_or(AppProtocol::Unnamed, app_protocol)
-    }
-
-    fn is_opaque(&self, derivation: &Derivation<'_>) -> bool {
-        match self.service.and_then(|service| Some((service, service.tcp_port(self.port.get())?))) {
-            Some((service, port)) => opaque::of_service(derivation.config, service, port),
-            None => derivation.config.default_opaque_ports.contains(self.port),
-        }
-    }
-
-    fn failure_accrual(&self) -> Option<FailureAccrual> {
-        self.service.and_then(|service| failure_accrual::breaker(&service.metadata))
-    }
-
-    /// The service itself as a backend. Opaque bytes have no failures to weigh.
-    fn backend(&self, derivation: &Derivation<'_>, load: Load) -> Arc<Backend> {
-        let fqdn = self.name.fqdn(&derivation.config.cluster_domain);
-        let authority = Authority::new(&fqdn, self.port);
-        Arc::new(Backend {
-            meta: self.meta(),
-            target: BackendTarget::Balance { authority, load },
-            queue: Queue::default(),
-        })
-    }
-
-    fn load(&self) -> Load {
-        self.service.map_or_else(Load::default, |service| failure_accrual::load(&service.metadata))
-    }
-}
-
-fn to_service(
+/// The policy for a service or an egress network: which protocol, and its routes.
+///
+/// Routes of the parent's namespace hold for everybody, those of the client's own for the client.
+fn to_parent(
     derivation: &mut Derivation<'_>,
-    _key: &OutboundKey,
+    key: &OutboundKey,
     parent: &Parent<'_>,
 ) -> OutboundPolicy {
-    let http = HttpPolicy {
-        routes: Arc::new([http_route("http", parent.backend(derivation, parent.load()))]),
-        failure_accrual: parent.failure_accrual(),
+    let sees = |namespace: &Arc<str>| {
+        *namespace == key.client_namespace || *namespace == parent.key.namespace
     };
-    let opaque = vec![opaque_route("opaq", parent.backend(derivation, Load::default()))];
-    let protocol = if parent.is_opaque(derivation) {
-        OutboundProtocol::Opaque(opaque)
-    } else {
-        match parent.app_protocol() {
-            AppProtocol::Opaque => OutboundProtocol::Opaque(opaque),
-            AppProtocol::Http1 => OutboundProtocol::Http1(http),
-            AppProtocol::Http2 => OutboundProtocol::Http2(http),
-            AppProtocol::Unnamed => OutboundProtocol::Detect {
+    let attached = match parent.takes_routes(derivation) {
+        true => attached(derivation, &parent.key, Some(parent.port), sees),
+        false => Default::default(),
+    };
+    let http = routes::http(derivation, parent, &attached.http);
+    let grpc = routes::grpc(derivation, parent, &attached.grpc);
+    let tls = routes::tls(derivation, parent, &attached.tls);
+    let opaque = routes::tcp(derivation, parent, &attached.tcp);
+
+    let failure_accrual = parent.failure_accrual();
+    let http_policy = || HttpPolicy {
+        routes: parent.with_http_defaults(derivation, http.clone()).into(),
+        failure_accrual: failure_accrual.clone(),
+    };
+    let as_grpc = || {
+        let routes = parent.with_grpc_defaults(grpc.clone()).into();
+        let failure_accrual = failure_accrual.clone();
+        OutboundProtocol::Grpc(GrpcPolicy { routes, failure_accrual })
+    };
+    let as_opaque = || OutboundProtocol::Opaque(parent.with_opaque_defaults(opaque.clone()));
+    let protocol = match parent.app_protocol() {
+        AppProtocol::Http1 => OutboundProtocol::Http1(http_policy()),
+        AppProtocol::Http2 if !grpc.is_empty() => as_grpc(),
+        AppProtocol::Http2 => OutboundProtocol::Http2(http_policy()),
+        AppProtocol::Opaque => as_opaque(),
+        AppProtocol::Unnamed if parent.is_opaque(derivation) => as_opaque(),
+        AppProtocol::Unnamed if !grpc.is_empty() => as_grpc(),
+        AppProtocol::Unnamed if http.is_empty() && !tls.is_empty() => {
+            OutboundProtocol::Tls(parent.with_tls_defaults(tls))
+        }
+        AppProtocol::Unnamed if http.is_empty() && !opaque.is_empty() => as_opaque(),
+        AppProtocol::Unnamed => {
+            let http = http_policy();
+            OutboundProtocol::Detect {
                 timeout: derivation.config.detect_timeout,
                 http1: http.clone(),
                 http2: http,
-                opaque,
-            },
+                opaque: parent.with_opaque_defaults(Vec::new()),
+            }
         }
     };
-    OutboundPolicy { parent: parent.meta(), protocol }
+    OutboundPolicy { parent: parent.meta.clone(), protocol }
 }
 
 /// A port that the service does not have: refused here, because the service's address with any
@@ -153,45 +140,28 @@ fn undefined_port(name: &ServiceName, port: Port) -> OutboundPolicy {
     }
 }
 
-/// An address outside of the cluster: straight there.
+/// An address outside of the cluster that no egress network describes: straight there.
 fn to_outside(derivation: &Derivation<'_>, address: SocketAddr) -> OutboundPolicy {
-    const NAME: &str = "egress-fallback";
-    let backend = Arc::new(Backend {
-        meta: Meta::default(NAME),
-        target: BackendTarget::Forward(Arc::new(Endpoint { weight: 1, ..Endpoint::bare(address) })),
-        queue: Queue::default(),
-    });
-    let http =
-        HttpPolicy { routes: Arc::new([http_route(NAME, backend.clone())]), failure_accrual: None };
+    let meta = Meta::default("egress-fallback");
+    let backend = forward(meta.clone(), address);
+    let http = HttpPolicy {
+        routes: Arc::new([routes::catch_all(derivation, meta.clone(), backend.clone())]),
+        failure_accrual: None,
+    };
     OutboundPolicy {
-        parent: Meta::default(NAME),
+        parent: meta.clone(),
         protocol: OutboundProtocol::Detect {
             timeout: derivation.config.detect_timeout,
             http1: http.clone(),
             http2: http,
-            opaque: vec![opaque_route(NAME, backend)],
+            opaque: vec![routes::opaque_catch_all(meta, backend)],
         },
     }
 }
 
-/// A route for every request, to one backend.
-fn http_route(name: &'static str, backend: Arc<Backend>) -> HttpRoute {
-    let action = HttpRule {
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![RouteBackend { filters: Vec::new(), backend }]),
-        timeouts: Timeouts::default(),
-        retry: None,
-        allow_l5d_request_headers: false,
-    };
-    let rules = vec![Rule { matches: Vec::new(), action }];
-    HttpRoute { meta: Meta::default(name), route: Route { hosts: Vec::new(), rules } }
-}
-
-/// A route for every connection, to one backend.
-fn opaque_route(name: &'static str, backend: Arc<Backend>) -> OpaqueRoute {
-    OpaqueRoute {
-        meta: Meta::default(name),
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![RouteBackend { filters: Vec::new(), backend }]),
-    }
+/// A backend that is one address.
+fn forward(meta: Meta, address: SocketAddr) -> Arc<Backend> {
+    let endpoint = Endpoint { weight: 1, ..Endpoint::bare(address) };
+    let target = BackendTarget::Forward(Arc::new(endpoint));
+    Arc::new(Backend { meta, target, queue: Queue::default() })
 }

@@ -1,0 +1,85 @@
+//! Where a rule sends requests.
+
+use super::parent::{Parent, Traffic, balance};
+use crate::{derive::Derivation, routes::Unusable};
+use hauberk_model::{
+    Meta, Port, ServiceName,
+    outbound::{Backend, BackendTarget, Distribution, Queue, RouteBackend},
+};
+use hauberk_resources::{BackendRef, Kind, Metadata, RouteFilter};
+use std::sync::Arc;
+
+/// The backends of a rule: one of those it names, by weight; without any, the parent itself.
+///
+/// A filter of a backend that cannot be used makes that backend invalid, not the rule.
+pub(super) fn distribution<F>(
+    derivation: &mut Derivation<'_>,
+    parent: &Parent<'_>,
+    traffic: Traffic,
+    route: &Metadata,
+    written: &[BackendRef],
+    filters: impl Fn(&[RouteFilter]) -> Result<Vec<F>, Unusable>,
+) -> Distribution<F> {
+    if written.is_empty() {
+        let backend = parent.backend(traffic).clone();
+        return Distribution::FirstAvailable(vec![RouteBackend { filters: Vec::new(), backend }]);
+    }
+    let mut backends = Vec::new();
+    for one in written {
+        let backend = match filters(&one.filters) {
+            Ok(filters) => {
+                RouteBackend { filters, backend: backend(derivation, parent, traffic, route, one) }
+            }
+            Err(reason) => RouteBackend { filters: Vec::new(), backend: invalid(one, &reason) },
+        };
+        backends.push((backend, one.weight.unwrap_or(1)));
+    }
+    Distribution::Random(backends)
+}
+
+fn backend(
+    derivation: &mut Derivation<'_>,
+    parent: &Parent<'_>,
+    traffic: Traffic,
+    route: &Metadata,
+    written: &BackendRef,
+) -> Arc<Backend> {
+    let namespace = written.namespace.as_ref().unwrap_or(&route.namespace);
+    let group = match written.group.as_deref() {
+        None | Some("core") => "",
+        Some(group) => group,
+    };
+    match (group, written.kind.as_deref().unwrap_or("Service")) {
+        ("", "Service") => {
+            let Some(port) = written.port.and_then(Port::new) else {
+                return invalid(written, "a service as backend needs a port");
+            };
+            if derivation.service(namespace, &written.name).is_none() {
+                return invalid(written, &format!("Service not found {}", written.name));
+            }
+            let name = ServiceName::new(&**namespace, written.name.clone());
+            let meta = Meta::service(namespace, &written.name, Some(port));
+            balance(derivation, meta, &name, port, parent.load(traffic))
+        }
+        ("policy.linkerd.io", "EgressNetwork") => {
+            let is_parent = parent.key.kind == Kind::EgressNetwork
+                && parent.key.namespace == *namespace
+                && parent.key.name == written.name;
+            match is_parent {
+                true => parent.backend(traffic).clone(),
+                false => {
+                    invalid(written, "an egress network can only be a backend of its own routes")
+                }
+            }
+        }
+        (_, kind) => invalid(written, &format!("a backend cannot be of kind {kind}")),
+    }
+}
+
+fn invalid(written: &BackendRef, reason: &str) -> Arc<Backend> {
+    Arc::new(Backend {
+        meta: Meta::default(format!("invalid {}", written.name)),
+        target: BackendTarget::Invalid(reason.into()),
+        queue: Queue::default(),
+    })
+}
