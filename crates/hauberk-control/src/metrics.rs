@@ -1,0 +1,103 @@
+//! What the control plane counts.
+
+use hauberk_process::metrics::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tonic::Code;
+
+/// One label and its value.
+pub(crate) type Labels = Vec<(&'static str, &'static str)>;
+
+/// The publisher's numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PublisherMetrics {
+    /// Events taken in.
+    pub(crate) events: Counter,
+    /// Answers derived again.
+    pub(crate) recomputed: Counter,
+    /// Answers that differed and were handed on.
+    pub(crate) published: Counter,
+    /// Keys somebody listens to.
+    pub(crate) keys: Gauge,
+}
+
+impl PublisherMetrics {
+    /// Registers the families.
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let own = Self::default();
+        metrics.register(|registry| {
+            let mut add =
+                |name, help, counter: &Counter| registry.register(name, help, counter.clone());
+            add("control_events", "Changes of resources taken in", &own.events);
+            add("control_answers_recomputed", "Answers derived again", &own.recomputed);
+            add("control_answers_published", "Answers that changed", &own.published);
+            registry.register("control_keys", "Questions somebody listens to", own.keys.clone());
+        });
+        own
+    }
+}
+
+/// The services' numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ServiceMetrics {
+    streams: Family<Labels, Gauge>,
+    messages: Family<Labels, Counter>,
+    certificates: Family<Labels, Counter>,
+}
+
+impl ServiceMetrics {
+    /// Registers the families.
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let own = Self::default();
+        metrics.register(|registry| {
+            let help = "Streams now open";
+            registry.register("control_streams", help, own.streams.clone());
+            let help = "Messages sent on streams";
+            registry.register("control_stream_messages", help, own.messages.clone());
+            let help = "Requests for certificates by outcome";
+            registry.register("identity_certify", help, own.certificates.clone());
+        });
+        own
+    }
+
+    /// Counts a stream of a method while the value exists.
+    pub(crate) fn stream(&self, method: &'static str) -> OpenStream {
+        let labels = vec![("method", method)];
+        let open = self.streams.get_or_create_owned(&labels);
+        open.inc();
+        OpenStream { open, messages: self.messages.get_or_create_owned(&labels) }
+    }
+
+    /// Counts the outcome of a request for a certificate.
+    pub(crate) fn certify(&self, code: Code) {
+        let code = match code {
+            Code::Ok => "ok",
+            Code::InvalidArgument => "invalid_argument",
+            Code::FailedPrecondition => "failed_precondition",
+            Code::Unavailable => "unavailable",
+            _ => "error",
+        };
+        self.certificates.get_or_create_owned(&vec![("code", code)]).inc();
+    }
+}
+
+/// A stream that is open.
+#[derive(Debug)]
+pub(crate) struct OpenStream {
+    open: Gauge,
+    messages: Counter,
+}
+
+impl OpenStream {
+    /// Counts a message.
+    pub(crate) fn sent(&self) {
+        self.messages.inc();
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}

@@ -1,0 +1,278 @@
+//! Builds the control plane in order, and holds nothing back: every part is a task of the set it is
+//! given and ends with it.
+//!
+//! Order: listeners are bound (a taken port is found out first), the issuer is loaded and the own
+//! certificates are issued, the source begins to list, the publisher takes the index, services
+//! begin to answer. Questions that arrive before the listing is complete wait for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hauberk_identity::token::{AUDIENCE, TokenVerifier};
+use hauberk_identity::{Certified, Issuer, TrustAnchors};
+use hauberk_model::WorkloadId;
+use hauberk_process::metrics::{Kind, Metrics};
+use hauberk_process::ready::Readiness;
+use hauberk_process::{Tasks, admin};
+use hauberk_source::{DirectoryError, Options, Problems, Source, directory};
+use hauberk_wire::api::destination::destination_server::DestinationServer;
+use hauberk_wire::api::identity::identity_server::IdentityServer;
+use hauberk_wire::api::inbound::inbound_server_policies_server::InboundServerPoliciesServer;
+use hauberk_wire::api::outbound::outbound_policies_server::OutboundPoliciesServer;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tracing::info;
+
+use crate::config::{Config, IdentityConfig};
+use crate::followed_files::{FollowError, follow};
+use crate::metrics::{PublisherMetrics, ServiceMetrics};
+use crate::own_identity::{self, OwnIdentityError};
+use crate::publisher::{self, Board};
+use crate::server::Listener;
+pub use crate::server::bind;
+use crate::services::Desk;
+use crate::services::destination::DestinationService;
+use crate::services::identity::IdentityService;
+use crate::services::inbound_policy::InboundPolicyService;
+use crate::services::outbound_policy::OutboundPolicyService;
+use crate::subscribe::Subscriber;
+
+/// The account that destination and policy run under, wherever they run.
+const DESTINATION_ACCOUNT: &str = "linkerd-destination";
+
+/// The account that identity runs under.
+const IDENTITY_ACCOUNT: &str = "linkerd-identity";
+
+/// Why the control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken, or its address is not ours.
+    #[error("cannot listen on {address} for {what}: {error}")]
+    Bind {
+        /// The service.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The issuer, anchors or token keys are not there or of no use.
+    #[error(transparent)]
+    Files(#[from] FollowError),
+    /// The control plane cannot certify itself.
+    #[error(transparent)]
+    Identity(#[from] OwnIdentityError),
+    /// The source directory cannot be followed.
+    #[error(transparent)]
+    Source(#[from] DirectoryError),
+}
+
+/// A control plane that is running; its tasks belong to the set it was started with.
+#[derive(Debug)]
+pub struct Running {
+    /// Where destination is served.
+    pub destination: SocketAddr,
+    /// Where policy is served.
+    pub policy: SocketAddr,
+    /// Where identity is served, if it is.
+    pub identity: Option<SocketAddr>,
+    /// What is wrong with the source now.
+    pub problems: watch::Receiver<Problems>,
+}
+
+/// Starts the control plane; must be called on a tokio runtime. `now` is the wall clock.
+///
+/// # Errors
+/// If a port is taken, or a file or the directory is of no use. Tasks that were started before the
+/// error was found end when the set drains.
+pub async fn start(
+    config: Config,
+    now: fn() -> SystemTime,
+    tasks: &Tasks,
+    metrics: &Metrics,
+    readiness: &Readiness,
+) -> Result<Running, StartError> {
+    let listed = readiness.condition("resources");
+    let destination_socket = listen("destination", config.destination_addr).await?;
+    let policy_socket = listen("policy", config.policy_addr).await?;
+
+    let service_metrics = ServiceMetrics::register(metrics);
+    let authority = match &config.identity {
+        Some(identity) => Some(Authority::load(identity, &config, now, tasks, metrics)?),
+        None => None,
+    };
+    let identity = match &authority {
+        Some(authority) => {
+            let socket = listen("identity", config.identity_addr).await?;
+            let address = local_address(&socket, config.identity_addr);
+            let service = authority.service(&config, now, service_metrics.clone());
+            let routes = Routes::new(IdentityServer::new(service));
+            let certificate = Some(authority.certificate(IDENTITY_ACCOUNT, &config, now, tasks)?);
+            Listener { name: "identity", socket, certificate, routes }.serve(tasks);
+            Some(address)
+        }
+        None => None,
+    };
+    let certificate = match &authority {
+        Some(authority) => Some(authority.certificate(DESTINATION_ACCOUNT, &config, now, tasks)?),
+        None => None,
+    };
+
+    let Source { events, problems } = directory(&config.source_dir, Options::default(), tasks)?;
+    count_problems(metrics, problems.clone());
+    let (subscriber, questions) = Subscriber::new();
+    let board = Board::new(config.cluster.clone(), PublisherMetrics::register(metrics));
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn_essential("publisher", publisher::run(board, events, questions, listed, shutdown));
+
+    let shutdown = tasks.shutdown().clone();
+    let cluster = Arc::new(config.cluster);
+    let desk = Desk { config: cluster, subscriber, shutdown, metrics: service_metrics };
+    let destination = local_address(&destination_socket, config.destination_addr);
+    let routes = Routes::new(DestinationServer::new(DestinationService { desk: desk.clone() }));
+    let (name, socket) = ("destination", destination_socket);
+    Listener { name, socket, certificate: certificate.clone(), routes }.serve(tasks);
+
+    let policy = local_address(&policy_socket, config.policy_addr);
+    let inbound = InboundServerPoliciesServer::new(InboundPolicyService { desk: desk.clone() });
+    let outbound = OutboundPoliciesServer::new(OutboundPolicyService { desk });
+    let routes = Routes::new(inbound).add_service(outbound);
+    Listener { name: "policy", socket: policy_socket, certificate, routes }.serve(tasks);
+
+    info!(%destination, %policy, identity = ?identity, "control plane listens");
+    Ok(Running { destination, policy, identity, problems })
+}
+
+/// Answers `/problems` of the admin server: what is wrong with the source now, by file.
+pub fn problems_route(problems: watch::Receiver<Problems>) -> impl Fn() -> admin::Response {
+    move || {
+        let problems = problems.borrow();
+        let entries =
+            problems.iter().map(|(path, texts)| (path.display().to_string(), json!(texts)));
+        let value = serde_json::Value::Object(entries.collect());
+        admin::json(hyper::StatusCode::OK, &value)
+    }
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    bind(address).await.map_err(|error| StartError::Bind { what, address, error })
+}
+
+/// The address really bound, when port 0 was asked for.
+fn local_address(socket: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    socket.local_addr().unwrap_or(asked)
+}
+
+fn count_problems(metrics: &Metrics, problems: watch::Receiver<Problems>) {
+    metrics.add_writer(move |text| {
+        let count: usize = problems.borrow().values().map(Vec::len).sum();
+        text.family("control_source_problems", Kind::Gauge, "Things wrong with the source now");
+        text.sample("control_source_problems", &[], count);
+    });
+}
+
+/// The certificate authority: what is needed to check requests and to sign.
+struct Authority {
+    issuer: watch::Receiver<Arc<Issuer>>,
+    tokens: watch::Receiver<Arc<TokenVerifier>>,
+}
+
+impl Authority {
+    fn load(
+        identity: &IdentityConfig,
+        config: &Config,
+        now: fn() -> SystemTime,
+        tasks: &Tasks,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
+        let lifetimes = identity.lifetimes;
+        let files =
+            [&identity.issuer_cert_file, &identity.issuer_key_file, &identity.trust_anchors_file];
+        let parse_issuer = move |texts: &[String]| {
+            let anchors = TrustAnchors::from_pem(&texts[2]).map_err(|error| error.to_string())?;
+            Issuer::from_pem(&texts[0], &texts[1], &anchors, lifetimes, now())
+                .map_err(|error| error.to_string())
+        };
+        let files = files.into_iter().cloned().collect();
+        let issuer = follow("the issuer", files, parse_issuer, tasks)?;
+
+        let token_issuer = identity.token_issuer.clone();
+        let parse_keys = move |texts: &[String]| {
+            let keys = pem_blocks(&texts[0]);
+            TokenVerifier::new(&keys, &*token_issuer, AUDIENCE, lifetimes.clock_skew)
+        };
+        let files = vec![identity.token_key_file.clone()];
+        let tokens = follow("token keys", files, parse_keys, tasks)?;
+
+        count_down(metrics, issuer.clone(), now);
+        let trust_domain = &config.cluster.trust_domain;
+        let ends = issuer.borrow().not_after();
+        info!(%trust_domain, issuer_ends = ?ends, "certificate authority loaded");
+        Ok(Self { issuer, tokens })
+    }
+
+    fn service(
+        &self,
+        config: &Config,
+        now: fn() -> SystemTime,
+        metrics: ServiceMetrics,
+    ) -> IdentityService {
+        IdentityService {
+            issuer: self.issuer.clone(),
+            tokens: self.tokens.clone(),
+            control_plane_namespace: Arc::clone(&config.cluster.control_plane_namespace),
+            trust_domain: Arc::clone(&config.cluster.trust_domain),
+            now,
+            metrics,
+        }
+    }
+
+    /// A certificate of our own, for an account in the control plane's namespace.
+    fn certificate(
+        &self,
+        account: &str,
+        config: &Config,
+        now: fn() -> SystemTime,
+        tasks: &Tasks,
+    ) -> Result<watch::Receiver<Certified>, OwnIdentityError> {
+        let namespace = &config.cluster.control_plane_namespace;
+        let trust_domain = &config.cluster.trust_domain;
+        let identity = WorkloadId::service_account(account, namespace, namespace, trust_domain);
+        own_identity::keep(identity, self.issuer.clone(), now, tasks)
+    }
+}
+
+/// `issuer_cert_ttl_seconds`, the name under which Linkerd's alerts look for it.
+fn count_down(metrics: &Metrics, issuer: watch::Receiver<Arc<Issuer>>, now: fn() -> SystemTime) {
+    metrics.add_writer(move |text| {
+        let left = issuer.borrow().not_after().duration_since(now()).unwrap_or_default();
+        let help = "Time until the issuer's certificate, or one above it, expires";
+        text.family("issuer_cert_ttl_seconds", Kind::Gauge, help);
+        text.sample("issuer_cert_ttl_seconds", &[], left.as_secs());
+    });
+}
+
+/// The sections of a PEM text, each with its markers.
+fn pem_blocks(text: &str) -> Vec<&str> {
+    const BEGIN: &str = "-----BEGIN ";
+    let starts: Vec<usize> = text.match_indices(BEGIN).map(|(at, _)| at).collect();
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    starts.iter().zip(ends).map(|(start, end)| text[*start..end].trim()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_pem_into_blocks() {
+        let key = |name: &str| format!("-----BEGIN {name}-----\nAAAA\n-----END {name}-----");
+        let text = format!("# keys\n{}\n\n{}\n", key("PUBLIC KEY"), key("OTHER"));
+        assert_eq!(pem_blocks(&text), [key("PUBLIC KEY"), key("OTHER")]);
+        assert!(pem_blocks("nothing").is_empty());
+    }
+}
