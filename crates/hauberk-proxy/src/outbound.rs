@@ -66,7 +66,7 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
     let protocol = if is_opaque {
         Protocol::Opaque(None)
     } else {
-        protocol(worker, &mut io, &mut sniffed, &policy).await?
+        protocol(worker, &mut io, &mut sniffed, &target, &policy).await?
     };
     sniffed.give_back(&mut io);
     let labels = Labels::new().with("protocol", protocol.as_str()).parent(&policy.parent);
@@ -125,6 +125,7 @@ async fn protocol(
     worker: &Rc<Worker>,
     io: &mut Io,
     sniffed: &mut Sniffed,
+    target: &Target,
     policy: &Arc<OutboundPolicy>,
 ) -> Result<Protocol, Failure> {
     let routes = match &policy.protocol {
@@ -137,7 +138,8 @@ async fn protocol(
         OutboundProtocol::Detect { opaque, .. } => opaque,
     };
     let begin = Instant::now();
-    let early = async { opaque::choose(worker, policy, routes, Session::Opaque).await.ok() };
+    let early =
+        async { opaque::choose(worker, target, policy, routes, Session::Opaque).await.ok() };
     let timeout = worker.config.outbound.side.detect_timeout;
     let decided = detect::protocol(io, sniffed, timeout, early).await;
     let (result, protocol) = match decided {

@@ -1,5 +1,7 @@
 //! Opaque bytes end to end: application, proxy, mesh TLS, proxy, application.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod support;
 
 use hauberk_model::{

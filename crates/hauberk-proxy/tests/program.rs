@@ -1,5 +1,7 @@
 //! The program as a process.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::process::Command;
 
 #[test]

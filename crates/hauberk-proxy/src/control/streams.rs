@@ -7,9 +7,9 @@
 use super::{Directory, Lookup, Start, Target, client::Connector};
 use crate::{
     settings::{Config, Service, StreamLimits},
-    telemetry::{labels::Labels, metrics::Control},
+    telemetry::{labels::Labels as MetricLabels, metrics::Control},
 };
-use hauberk_model::{Authority, Endpoints, Port, backoff::Backoff};
+use hauberk_model::{Authority, Endpoint, Endpoints, Port, backoff::Backoff, endpoints::Labels};
 use hauberk_process::Tasks;
 use hauberk_wire::{
     self as wire, Invalid,
@@ -120,6 +120,7 @@ impl Streams {
                     client: sized_destination(&self.destination),
                     authority: authority.clone(),
                     known: Endpoints::default(),
+                    labelled: Endpoints::default(),
                 };
                 tasks.spawn("control-endpoints", async move {
                     let forget = || directory.inner.endpoints.forget_unwatched(&authority);
@@ -186,7 +187,7 @@ async fn follow<Q: Question>(
     sender: watch::Sender<Lookup<Arc<Q::Answer>>>,
     forget_unwatched: impl Fn() -> bool,
 ) {
-    let labels = Labels::new().with("service", Q::SERVICE);
+    let labels = MetricLabels::new().with("service", Q::SERVICE);
     let streams = shared.metrics.streams.get_or_create_owned(&labels);
     let shutdown = shared.tasks.shutdown();
     let mut failures = 0;
@@ -278,8 +279,9 @@ async fn follow_once<Q: Question>(
             Err(invalid) => Some(invalid),
         };
         if let Some(invalid) = problem {
-            let labels =
-                Labels::new().with("service", Q::SERVICE).with("reason", invalid.reason.label());
+            let labels = MetricLabels::new()
+                .with("service", Q::SERVICE)
+                .with("reason", invalid.reason.label());
             shared.metrics.invalid_messages.get_or_create(&labels).inc();
             tracing::warn!(service = Q::SERVICE, %invalid, "the control plane sent what cannot be understood");
         }
@@ -401,6 +403,43 @@ struct EndpointsOf {
     authority: Authority,
     /// What the stream has said so far.
     known: Endpoints,
+    /// The same, with the labels of the set beside the endpoint's own: what is answered.
+    labelled: Endpoints,
+}
+
+impl EndpointsOf {
+    /// Gives every endpoint the labels of the set, so that whoever dials one needs nothing else for its metrics.
+    /// Endpoints that have not changed stay the same `Arc`. Cost: linear in the set; allocates only for changes.
+    fn label(&mut self, before: &Endpoints) {
+        let is_relabelled = before.labels != self.known.labels;
+        let labelled = self.known.by_address.iter().map(|(address, endpoint)| {
+            let known = self.labelled.by_address.get(address);
+            let is_same =
+                before.by_address.get(address).is_some_and(|old| Arc::ptr_eq(old, endpoint));
+            match known {
+                Some(known) if is_same && !is_relabelled => (*address, Arc::clone(known)),
+                _ => (*address, with_labels(endpoint, &self.known.labels, known)),
+            }
+        });
+        let by_address = labelled.collect();
+        self.labelled = Endpoints { labels: Arc::clone(&self.known.labels), by_address };
+    }
+}
+
+/// The endpoint with the set's labels where it has none of its own; `known` itself if that is equal.
+fn with_labels(
+    endpoint: &Arc<Endpoint>,
+    set: &Labels,
+    known: Option<&Arc<Endpoint>>,
+) -> Arc<Endpoint> {
+    let mut labelled = Endpoint::clone(endpoint);
+    for (name, value) in set {
+        labelled.labels.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(value));
+    }
+    match known {
+        Some(known) if **known == labelled => Arc::clone(known),
+        _ => Arc::new(labelled),
+    }
 }
 
 impl Question for EndpointsOf {
@@ -409,7 +448,7 @@ impl Question for EndpointsOf {
     const SERVICE: &'static str = "endpoints";
 
     async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
-        // A new stream tells everything from the beginning.
+        // A new stream tells everything from the beginning. What was answered stays until it does.
         self.known = Endpoints::default();
         let request = wire::destination::request(&self.authority, &shared.context);
         Ok(self.client.get(request).await?.into_inner())
@@ -421,9 +460,55 @@ impl Question for EndpointsOf {
     ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
         let (update, problems) = wire::destination::from_wire(message)?;
         let exists = !matches!(update, wire::destination::Update::NoEndpoints { exists: false });
+        let before = self.known.clone();
         update.apply(&mut self.known);
-        let answer =
-            if exists { Lookup::Known(Arc::new(self.known.clone())) } else { Lookup::Absent };
-        Ok((answer, problems))
+        self.label(&before);
+        let answer = Lookup::Known(Arc::new(self.labelled.clone()));
+        Ok((if exists { answer } else { Lookup::Absent }, problems))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hauberk_wire::destination::{Update, to_wire};
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    }
+
+    fn endpoint(address: &str, pod: &str) -> Arc<Endpoint> {
+        let address = address.parse().unwrap();
+        Arc::new(Endpoint { labels: labels(&[("pod", pod)]), ..Endpoint::bare(address) })
+    }
+
+    #[tokio::test]
+    async fn endpoints_carry_the_labels_of_their_set_and_stay_the_same_while_unchanged() {
+        let channel = tonic::transport::Endpoint::from_static("http://unused").connect_lazy();
+        let mut question = EndpointsOf {
+            client: DestinationClient::new(channel),
+            authority: Authority::new("a", Port::new(80).unwrap()),
+            known: Endpoints::default(),
+            labelled: Endpoints::default(),
+        };
+        let mut take = |update: &Update| match question.take(to_wire(update)).unwrap().0 {
+            Lookup::Known(answer) => answer,
+            other => panic!("{other:?}"),
+        };
+        let set = Arc::new(labels(&[("service", "web"), ("pod", "never")]));
+        let (one, two) = (endpoint("10.0.0.1:80", "a"), endpoint("10.0.0.2:80", "b"));
+        let first = take(&Update::Add { labels: set.clone(), endpoints: vec![one.clone()] });
+        let second = take(&Update::Add { labels: set.clone(), endpoints: vec![two] });
+        assert_eq!(second.by_address.len(), 2);
+        let of_one = &second.by_address[&one.address];
+        assert_eq!(of_one.labels, labels(&[("pod", "a"), ("service", "web")]));
+        assert!(Arc::ptr_eq(of_one, &first.by_address[&one.address]));
+
+        // As after a reconnection: everything is told again.
+        question.known = Endpoints::default();
+        let update = Update::Add { labels: set, endpoints: vec![endpoint("10.0.0.1:80", "a")] };
+        let Lookup::Known(third) = question.take(to_wire(&update)).unwrap().0 else { panic!() };
+        assert_eq!(third.by_address.len(), 1);
+        assert!(Arc::ptr_eq(&third.by_address[&one.address], of_one));
     }
 }

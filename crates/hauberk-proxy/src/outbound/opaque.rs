@@ -13,9 +13,13 @@ use crate::{
     worker::Worker,
 };
 use hauberk_model::{
-    Meta, OutboundPolicy,
+    Meta, OutboundPolicy, Profile,
     filter::TcpFilter,
-    outbound::{Backend, Distribution, OpaqueRoute, OutboundProtocol, RouteBackend},
+    outbound::{
+        Backend, BackendTarget, Distribution, Load, OpaqueRoute, OutboundProtocol, Queue,
+        RouteBackend,
+    },
+    profile::WeightedTarget,
 };
 use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
@@ -45,7 +49,7 @@ pub async fn serve(
     let policy = target.policy();
     let mut chosen = match chosen {
         Some(chosen) => chosen,
-        None => choose(worker, &policy, routes(&policy), Session::Opaque).await?,
+        None => choose(worker, target, &policy, routes(&policy), Session::Opaque).await?,
     };
     drop(policy);
     let labels = chosen
@@ -76,18 +80,49 @@ fn routes(policy: &OutboundPolicy) -> &[OpaqueRoute] {
 }
 
 /// Follows the route to a backend and connects to one of its endpoints.
+///
+/// A ServiceProfile that splits traffic goes before the policy (linkerd2-proxy does so).
 pub async fn choose(
     worker: &Rc<Worker>,
+    target: &Target,
     policy: &OutboundPolicy,
     routes: &[OpaqueRoute],
     session: Session,
 ) -> Result<Chosen, Failure> {
+    if let Some(profile) = target.profile().filter(|profile| !profile.targets.is_empty()) {
+        return split(worker, policy, &profile, session).await;
+    }
     let Some(route) = routes.first() else {
         return Err(Failure::us(What::InvalidPolicy("the policy has no route for TCP".into())));
     };
     let labels = Labels::new().parent(&policy.parent).outbound_route(&route.meta);
     let connected = follow(worker, &route.meta, &route.filters, &route.backends, session).await?;
     Ok(Chosen { connected, route: labels })
+}
+
+/// Follows the traffic split of a ServiceProfile.
+async fn split(
+    worker: &Rc<Worker>,
+    policy: &OutboundPolicy,
+    profile: &Profile,
+    session: Session,
+) -> Result<Chosen, Failure> {
+    let to_target = |target: &WeightedTarget| {
+        let meta = target.backend.clone();
+        let backend = Backend {
+            meta: meta.unwrap_or_else(|| Meta::default(target.authority.to_string())),
+            target: BackendTarget::Balance {
+                authority: target.authority.clone(),
+                load: Load::default(),
+            },
+            queue: Queue::default(),
+        };
+        (RouteBackend { filters: Vec::new(), backend: Arc::new(backend) }, target.weight)
+    };
+    let backends = Distribution::Random(profile.targets.iter().map(to_target).collect());
+    let meta = profile.profile.clone().unwrap_or_else(|| Meta::default("profile"));
+    let connected = follow(worker, &meta, &[], &backends, session).await?;
+    Ok(Chosen { connected, route: Labels::new().parent(&policy.parent).outbound_route(&meta) })
 }
 
 /// Applies filters, picks a backend and connects to one of its endpoints.
@@ -164,7 +199,6 @@ fn draw<F>(backends: &[(RouteBackend<F>, u32)], random: f64) -> Option<&RouteBac
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hauberk_model::outbound::{BackendTarget, Queue};
 
     fn backend(name: &str) -> RouteBackend<TcpFilter> {
         let backend = Backend {

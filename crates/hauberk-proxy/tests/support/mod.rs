@@ -1,6 +1,8 @@
 //! A control plane that says what a test wants, and proxies that listen to it; all in this process, on loopback.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(unreachable_pub, reason = "a module of several test programs")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use hauberk_identity::request::Request as CertificateRequest;
 use hauberk_model::{
