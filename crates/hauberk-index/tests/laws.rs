@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Sequences per law.
-const SEEDS: std::ops::Range<u64> = 0..60;
+const SEEDS: std::ops::Range<u64> = 0..40;
 /// Events per sequence.
 const EVENTS: usize = 120;
 
@@ -71,7 +71,7 @@ fn event(rng: &mut SmallRng, universe: &Universe, index: &Index) -> ResourceEven
 }
 
 #[test]
-fn a_changed_answer_was_announced_by_a_subject_it_recorded() {
+fn what_changes_an_answer_or_its_subjects_was_announced_by_a_subject_it_recorded() {
     for_each_seed(|rng| {
         let (universe, keys) = (Universe, keys());
         let mut index = index(rng);
@@ -82,13 +82,16 @@ fn a_changed_answer_was_announced_by_a_subject_it_recorded() {
             let after = answers(&index, &keys);
             for ((key, before), after) in keys.iter().zip(&before).zip(&after) {
                 let was_announced = before.subjects.iter().any(|s| changes.subjects().contains(s));
+                // The subjects too, or a batch of events could slip through between them.
+                let is_same = before.answer == after.answer && before.subjects == after.subjects;
                 assert!(
-                    before.answer == after.answer || was_announced,
-                    "{key:?}\nchanged by {event:?}\nwhich announced {:?}\nbut looked at {:?}\nbefore {:?}\nafter {:?}",
+                    is_same || was_announced,
+                    "{key:?}\nchanged by {event:?}\nwhich announced {:?}\nbut looked at {:?}\nbefore {:?}\nafter {:?} looking at {:?}",
                     changes.subjects(),
                     before.subjects,
                     before.answer,
                     after.answer,
+                    after.subjects,
                 );
             }
             before = after;
@@ -216,7 +219,7 @@ fn the_random_clusters_give_answers_of_every_kind() {
         }
     }
     assert_eq!(seen.len(), 8, "{seen:?}");
-    assert!(seen.values().all(|count| *count > 50), "{seen:?}");
+    assert!(seen.values().all(|count| *count > 30), "{seen:?}");
 }
 
 fn assert_same(one: &Index, other: &Index, keys: &[Key]) {

@@ -11,13 +11,13 @@ pub enum Invalid {
     #[error("{object} is of no kind the mesh reads")]
     Unrecognised {
         /// What the object calls itself.
-        object: ObjectName,
+        object: Box<ObjectName>,
     },
     /// A field is missing, has the wrong type, or holds a value without meaning.
     #[error("{object}: {field}: {reason}")]
     Malformed {
         /// What the object calls itself.
-        object: ObjectName,
+        object: Box<ObjectName>,
         /// Path of the field, such as `spec.ports[0].port`; `.` for the object as a whole.
         field: String,
         /// What is wrong with it.
@@ -46,16 +46,16 @@ pub struct ObjectName {
 }
 
 impl ObjectName {
-    pub(crate) fn of(value: &serde_json::Value) -> Self {
+    pub(crate) fn of(value: &serde_json::Value) -> Box<Self> {
         let text = |pointer: &str| {
             value.pointer(pointer).and_then(|field| field.as_str()).unwrap_or_default().to_owned()
         };
-        Self {
+        Box::new(Self {
             api_version: text("/apiVersion"),
             kind: text("/kind"),
             namespace: text("/metadata/namespace"),
             name: text("/metadata/name"),
-        }
+        })
     }
 }
 

@@ -217,7 +217,7 @@ impl Resource {
         let metadata = self.metadata_mut();
         if metadata.name.is_empty() {
             return Err(Invalid::Malformed {
-                object: object.clone(),
+                object: Box::new(object.clone()),
                 field: "metadata.name".to_owned(),
                 reason: "must not be empty".to_owned(),
             });
@@ -233,7 +233,7 @@ impl Resource {
 
 fn view<T: DeserializeOwned>(value: Value, object: &ObjectName) -> Result<T, Invalid> {
     serde_path_to_error::deserialize(value).map_err(|error| Invalid::Malformed {
-        object: object.clone(),
+        object: Box::new(object.clone()),
         field: error.path().to_string(),
         reason: error.inner().to_string(),
     })

@@ -76,7 +76,7 @@ fn content_of(text: &str) -> Content {
 /// The object a refused value was meant to be, if it says so.
 fn key_of(invalid: &Invalid) -> Option<ResourceKey> {
     let (Invalid::Malformed { object, .. } | Invalid::Unrecognised { object }) = invalid;
-    let ObjectName { api_version, kind, namespace, name } = object;
+    let ObjectName { api_version, kind, namespace, name } = &**object;
     let kind = Kind::find(api_version, kind)?;
     let namespace = if namespace.is_empty() { "default" } else { namespace };
     (!name.is_empty()).then(|| ResourceKey::new(kind, namespace, name.as_str()))
