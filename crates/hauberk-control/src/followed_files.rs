@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use crate::metrics::FileMetrics;
+
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -60,6 +62,7 @@ pub(crate) fn follow<T, E>(
     paths: Vec<PathBuf>,
     parse: impl Fn(&[String]) -> Result<T, E> + Send + 'static,
     tasks: &Tasks,
+    metrics: FileMetrics,
 ) -> Result<watch::Receiver<Arc<T>>, FollowError>
 where
     T: Send + Sync + 'static,
@@ -91,10 +94,14 @@ where
                     texts = newest;
                     match parse(&texts) {
                         Ok(value) => {
+                            metrics.content(what, "used");
                             sender.send_replace(Arc::new(value));
                             info!(what, "files changed, new content in force");
                         }
-                        Err(error) => warn!(what, %error, "files changed, keeping the old content"),
+                        Err(error) => {
+                            metrics.content(what, "refused");
+                            warn!(what, %error, "files changed, keeping the old content");
+                        }
                     }
                 }
                 Err((path, error)) => {
@@ -133,7 +140,9 @@ mod tests {
         std::fs::write(&path, "1").expect("can write");
         let tasks = Tasks::new(Shutdown::new());
         let parse = |texts: &[String]| texts[0].parse::<u32>();
-        let mut number = follow("a number", vec![path.clone()], parse, &tasks).expect("is good");
+        let mut number =
+            follow("a number", vec![path.clone()], parse, &tasks, FileMetrics::default())
+                .expect("is good");
         assert_eq!(**number.borrow_and_update(), 1);
 
         std::fs::write(&path, "nonsense").expect("can write");
@@ -153,7 +162,9 @@ mod tests {
         let tasks = Tasks::new(Shutdown::new());
         let parse = |texts: &[String]| texts[0].parse::<u32>();
         let check = |expect: &str| {
-            let error = follow("a number", vec![path.clone()], parse, &tasks).expect_err(expect);
+            let error =
+                follow("a number", vec![path.clone()], parse, &tasks, FileMetrics::default())
+                    .expect_err(expect);
             assert!(error.to_string().starts_with(expect), "{error}");
         };
         check("cannot read a number from ");

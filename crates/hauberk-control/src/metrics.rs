@@ -38,6 +38,29 @@ impl PublisherMetrics {
     }
 }
 
+/// Numbers of files that are followed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FileMetrics {
+    contents: Family<Labels, Counter>,
+}
+
+impl FileMetrics {
+    /// Registers the families.
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let own = Self::default();
+        let help = "Changed contents of followed files, by whether they were taken into use";
+        metrics.register(|registry| {
+            registry.register("control_followed_contents", help, own.contents.clone());
+        });
+        own
+    }
+
+    /// Counts a content, good or not.
+    pub(crate) fn content(&self, what: &'static str, outcome: &'static str) {
+        self.contents.get_or_create_owned(&vec![("what", what), ("outcome", outcome)]).inc();
+    }
+}
+
 /// The services' numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceMetrics {

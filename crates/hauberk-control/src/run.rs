@@ -29,7 +29,7 @@ use tracing::info;
 
 use crate::config::{Config, IdentityConfig};
 use crate::followed_files::{FollowError, follow};
-use crate::metrics::{PublisherMetrics, ServiceMetrics};
+use crate::metrics::{FileMetrics, PublisherMetrics, ServiceMetrics};
 use crate::own_identity::{self, OwnIdentityError};
 use crate::publisher::{self, Board};
 use crate::server::Listener;
@@ -198,7 +198,8 @@ impl Authority {
                 .map_err(|error| error.to_string())
         };
         let files = files.into_iter().cloned().collect();
-        let issuer = follow("the issuer", files, parse_issuer, tasks)?;
+        let counts = FileMetrics::register(metrics);
+        let issuer = follow("issuer", files, parse_issuer, tasks, counts.clone())?;
 
         let token_issuer = identity.token_issuer.clone();
         let parse_keys = move |texts: &[String]| {
@@ -206,7 +207,7 @@ impl Authority {
             TokenVerifier::new(&keys, &*token_issuer, AUDIENCE, lifetimes.clock_skew)
         };
         let files = vec![identity.token_key_file.clone()];
-        let tokens = follow("token keys", files, parse_keys, tasks)?;
+        let tokens = follow("token keys", files, parse_keys, tasks, counts)?;
 
         count_down(metrics, issuer.clone(), now);
         let trust_domain = &config.cluster.trust_domain;
