@@ -1,0 +1,289 @@
+//! What is read from objects, and how a broken one is refused.
+
+use hauberk_resources::{
+    IntOrString, Invalid, Kind, Protocol, Resource, ResourceKey, ServiceType, TrafficScope, yaml,
+};
+
+fn parse(text: &str) -> Result<Resource, Invalid> {
+    Resource::parse(yaml::parse(text).expect("YAML"))
+}
+
+/// Parses an object whose refusal must read as expected.
+#[track_caller]
+fn refuses(text: &str, expect: &str) {
+    let error = parse(text).expect_err("must be refused");
+    assert_eq!(error.to_string(), expect);
+}
+
+macro_rules! read {
+    ($variant:ident, $text:expr) => {
+        match parse($text).expect("must be read") {
+            Resource::$variant(view) => view,
+            other => panic!("read as {}", other.kind()),
+        }
+    };
+}
+
+#[test]
+fn a_field_of_the_wrong_type_is_named_with_its_object() {
+    refuses(
+        "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {ports: [{port: 80}, {port: http}]}}",
+        "Service (v1) shop/web: spec.ports[1].port: invalid type: string \"http\", expected u16",
+    );
+    refuses(
+        "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}, spec: {containers: [{name: a, ports: [{containerPort: 70000}]}]}}",
+        "Pod (v1) shop/web: spec.containers[0].ports[0].containerPort: invalid value: integer `70000`, expected u16",
+    );
+    refuses(
+        "{apiVersion: policy.linkerd.io/v1beta3, kind: Server, metadata: {name: web, namespace: shop}, spec: {podSelector: {}, port: 80, proxyProtocol: HTTP/3}}",
+        "Server (policy.linkerd.io/v1beta3) shop/web: spec.proxyProtocol: unknown variant `HTTP/3`, expected one of `unknown`, `HTTP/1`, `HTTP/2`, `gRPC`, `opaque`, `TLS`",
+    );
+    refuses(
+        "{apiVersion: policy.linkerd.io/v1beta3, kind: Server, metadata: {name: web, namespace: shop}, spec: {podSelector: {}, port: 80, accessPolicy: allow}}",
+        "Server (policy.linkerd.io/v1beta3) shop/web: spec.accessPolicy: 'allow' is no default policy; valid are all-unauthenticated, all-authenticated, cluster-unauthenticated, cluster-authenticated, deny, audit",
+    );
+    refuses(
+        "{apiVersion: policy.linkerd.io/v1beta3, kind: Server, metadata: {name: web, namespace: shop}, spec: {port: 80}}",
+        "Server (policy.linkerd.io/v1beta3) shop/web: spec: exactly one of podSelector and externalWorkloadSelector is needed",
+    );
+    refuses(
+        "{apiVersion: policy.linkerd.io/v1alpha1, kind: NetworkAuthentication, metadata: {name: near, namespace: shop}, spec: {networks: [{cidr: 10.0.0.0/8}, {cidr: 10.0.0.0/33}]}}",
+        "NetworkAuthentication (policy.linkerd.io/v1alpha1) shop/near: spec.networks[1].cidr: '10.0.0.0/33' is no network or address",
+    );
+}
+
+#[test]
+fn an_object_without_a_name_is_refused() {
+    refuses(
+        "{apiVersion: v1, kind: Pod, metadata: {}}",
+        "Pod (v1) ?: metadata: missing field `name`",
+    );
+    refuses(
+        "{apiVersion: v1, kind: Pod, metadata: {name: ''}}",
+        "Pod (v1) ?: metadata.name: must not be empty",
+    );
+}
+
+#[test]
+fn kinds_the_mesh_does_not_read_are_told_apart_from_broken_ones() {
+    let other = parse("{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: shop}}");
+    let error = other.expect_err("not ours");
+    assert!(error.is_unrecognised());
+    assert_eq!(error.to_string(), "ConfigMap (v1) shop/c is of no kind the mesh reads");
+    // The same kind of another group is another kind.
+    assert!(parse("{apiVersion: example.org/v1, kind: Service, metadata: {name: s}}").is_err());
+    assert!(parse("[1, 2]").expect_err("no object").is_unrecognised());
+}
+
+#[test]
+fn unknown_fields_and_nulls_do_no_harm() {
+    let pod = read!(
+        Pod,
+        "{apiVersion: v1, kind: Pod, metadata: {name: a, creationTimestamp: null, labels: null, annotations: null, managedFields: [{time: null}], ownerReferences: null}, \
+         spec: {containers: null, initContainers: null, ephemeralContainers: [7], nodeName: null}, status: {phase: null, podIP: null, podIPs: null, somethingNew: 1}}"
+    );
+    assert_eq!(&*pod.metadata.namespace, "default");
+    assert_eq!(pod.spec.service_account(), "default");
+    assert!(pod.ips().is_empty());
+    read!(Pod, "{apiVersion: v1, kind: Pod, metadata: {name: a}}");
+    read!(Service, "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: null, status: {}}");
+}
+
+#[test]
+fn what_does_not_matter_to_the_mesh_leaves_objects_equal() {
+    let with = |version: u32| {
+        parse(&format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: node-1, resourceVersion: '{version}'}}, status: {{heartbeat: {version}}}}}"
+        ))
+    };
+    assert_eq!(with(1).expect("must be read"), with(2).expect("must be read"));
+}
+
+#[test]
+fn cluster_wide_kinds_have_no_namespace() {
+    let node = parse("{apiVersion: v1, kind: Node, metadata: {name: node-1, namespace: x}}")
+        .expect("read");
+    assert_eq!(node.key(), ResourceKey::new(Kind::Node, "", "node-1"));
+    assert_eq!(node.key(), ResourceKey::new(Kind::Node, "anything", "node-1"));
+    assert_eq!(node.key().to_string(), "Node node-1");
+}
+
+#[test]
+fn every_kind_is_found_by_its_group_and_name_whatever_the_version() {
+    for kind in Kind::ALL {
+        let api_version = match kind.group() {
+            "" => "v1".to_owned(),
+            group => format!("{group}/v1beta7"),
+        };
+        assert_eq!(Kind::find(&api_version, kind.name()), Some(*kind));
+    }
+}
+
+#[test]
+fn a_service_tells_its_addresses_and_ports() {
+    let service = read!(
+        Service,
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1, 'fd00::1'], internalTrafficPolicy: Local, \
+         ports: [{port: 53, protocol: UDP}, {name: http, port: 80, targetPort: web}, {port: 443, targetPort: 8443}]}}"
+    );
+    assert_eq!(service.cluster_ips().len(), 2);
+    assert!(!service.is_headless());
+    assert_eq!(service.internal_traffic(), TrafficScope::Local);
+    assert!(service.tcp_port(53).is_none());
+    let target = |port| service.tcp_port(port).and_then(|port| port.target_port.clone());
+    assert_eq!(target(80), Some(IntOrString::Name("web".into())));
+    assert_eq!(target(443), Some(IntOrString::Number(8443)));
+    let headless = read!(
+        Service,
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: None}}"
+    );
+    assert!(headless.is_headless() && headless.cluster_ips().is_empty());
+    let external = read!(
+        Service,
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: ExternalName, externalName: example.org}}"
+    );
+    assert_eq!(external.kind(), ServiceType::ExternalName);
+}
+
+#[test]
+fn probes_find_their_ports_in_their_own_container() {
+    let pod = read!(
+        Pod,
+        "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [\
+         {name: a, ports: [{name: web, containerPort: 80}, {name: dns, containerPort: 53, protocol: UDP}], \
+          startupProbe: {httpGet: {port: web}}, livenessProbe: {httpGet: {path: '/a?b', port: 81}}, readinessProbe: {httpGet: {port: dns}}}, \
+         {name: b, livenessProbe: {httpGet: {port: web}}, readinessProbe: {tcpSocket: {port: 1}}}]}}"
+    );
+    let probes: Vec<_> = pod
+        .spec
+        .all_containers()
+        .flat_map(|container| container.http_probes())
+        .map(|(port, get)| (port, get.path()))
+        .collect();
+    assert_eq!(probes, [(80, "/"), (81, "/a")]);
+}
+
+#[test]
+fn native_sidecars_are_containers_too() {
+    let pod = read!(
+        Pod,
+        "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {initContainers: [{name: proxy, ports: [{name: admin, containerPort: 4191}]}], \
+         containers: [{name: a, ports: [{name: admin, containerPort: 9}]}]}}"
+    );
+    assert_eq!(pod.spec.tcp_ports_named("admin").collect::<Vec<_>>(), [4191, 9]);
+}
+
+#[test]
+fn a_slice_survives_ports_that_are_not_known_yet() {
+    let slice = read!(
+        EndpointSlice,
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s, ownerReferences: [{kind: Service, name: web}]}, \
+         addressType: IPv4, ports: [{name: a, port: 0}, {port: null}, {name: null, port: 80, protocol: TCP}], endpoints: [{addresses: [10.0.0.1, nonsense], conditions: null, hints: null}]}"
+    );
+    assert_eq!(slice.service(), Some("web"));
+    assert_eq!(
+        slice.ports.iter().map(|port| port.port).collect::<Vec<_>>(),
+        [None, None, Some(80)]
+    );
+    assert_eq!(slice.ports[2].protocol, Protocol::Tcp);
+    assert!(slice.endpoints[0].is_ready());
+    assert_eq!(slice.endpoints[0].ips().count(), 1);
+}
+
+#[test]
+fn a_server_without_an_access_policy_denies() {
+    let server = read!(
+        Server,
+        "{apiVersion: policy.linkerd.io/v1beta1, kind: Server, metadata: {name: s}, spec: {podSelector: {}, port: '80'}}"
+    );
+    assert_eq!(server.access_policy().as_str(), "deny");
+    assert_eq!(*server.port(), IntOrString::Number(80));
+}
+
+#[test]
+fn a_route_keeps_filters_it_does_not_know_as_unsupported() {
+    let route = read!(
+        GatewayHttpRoute,
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {rules: [{filters: [{type: CORS, cors: {}}, \
+         {type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /x}}}]}]}}"
+    );
+    assert_eq!(route.rules()[0].filters.len(), 2);
+    assert_eq!(route.group(), "gateway.networking.k8s.io");
+    read!(
+        PolicyHttpRoute,
+        "{apiVersion: policy.linkerd.io/v1beta3, kind: HTTPRoute, metadata: {name: r}, spec: {}}"
+    );
+}
+
+/// A service profile with one route of this condition, or with these fields.
+fn profile(spec: &str) -> String {
+    format!(
+        "{{apiVersion: linkerd.io/v1alpha2, kind: ServiceProfile, metadata: {{name: web.shop.svc.cluster.local, namespace: shop}}, spec: {spec}}}"
+    )
+}
+
+#[test]
+fn a_service_profile_is_understood_as_a_whole() {
+    let condition = "{all: [{method: GET}, {not: {pathRegex: /private}}], any: [{pathRegex: '/a.*'}, {pathRegex: /b}]}";
+    let read = read!(
+        ServiceProfile,
+        &profile(&format!(
+            "{{routes: [{{name: r, condition: {condition}, timeout: 1.5s, responseClasses: [{{condition: {{all: [{{status: {{min: 500}}}}, {{not: {{status: {{min: 503, max: 503}}}}}}]}}, isFailure: true}}]}}], \
+             dstOverrides: [{{authority: a, weight: 500m}}, {{authority: b, weight: 2}}, {{authority: c, weight: '0.25'}}]}}"
+        ))
+    );
+    let route = &read.routes()[0];
+    let matches = |method: &str, path: &str| {
+        route.condition.matches(&method.parse().expect("a method"), path)
+    };
+    assert!(matches("GET", "/abc") && matches("GET", "/b"));
+    assert!(!matches("POST", "/b") && !matches("GET", "/c") && !matches("GET", "/private"));
+    let class = &route.response_classes[0];
+    assert!(class.condition.matches(500) && class.condition.matches(599));
+    assert!(!class.condition.matches(503) && !class.condition.matches(404));
+    let weights: Vec<u32> = read.dst_overrides().iter().map(|target| target.weight).collect();
+    assert_eq!(weights, [5_000, 20_000, 2_500]);
+}
+
+#[test]
+fn a_service_profile_with_a_mistake_is_refused_as_a_whole() {
+    let refuses = |spec: &str, expect: &str| {
+        let prefix = "ServiceProfile (linkerd.io/v1alpha2) shop/web.shop.svc.cluster.local: ";
+        refuses(&profile(spec), &format!("{prefix}{expect}"));
+    };
+    refuses(
+        "{routes: [{name: r, condition: {}}]}",
+        "spec.routes[0].condition: a condition must name at least one thing to match",
+    );
+    refuses("{routes: [{condition: {method: GET}}]}", "spec.routes[0]: missing field `name`");
+    refuses(
+        "{routes: [{name: r, condition: {method: GET}, timeout: soon}]}",
+        "spec.routes[0].timeout: 'soon' is not a duration: expected a number before each unit",
+    );
+    refuses(
+        "{routes: [{name: r, condition: {method: GET}, responseClasses: [{condition: {status: {min: 500, max: 400}}}]}]}",
+        "spec.routes[0].responseClasses[0].condition: 500 to 400 is no range of statuses within 100 to 599",
+    );
+    refuses(
+        "{retryBudget: {retryRatio: 0.2, minRetriesPerSecond: 1, ttl: 5m}}",
+        "spec.retryBudget: ttl must be between 1s and 60s",
+    );
+    refuses(
+        "{dstOverrides: [{authority: a, weight: heavy}]}",
+        "spec.dstOverrides[0].weight: 'heavy' is no weight; expected 500m or 2",
+    );
+}
+
+#[test]
+fn an_external_workload_is_read_in_its_old_spelling_too() {
+    for spelling in ["meshTLS", "meshTls"] {
+        let external = read!(
+            ExternalWorkload,
+            &format!(
+                "{{apiVersion: workload.linkerd.io/v1alpha1, kind: ExternalWorkload, metadata: {{name: m}}, spec: {{{spelling}: {{identity: a.b, serverName: c.d}}, workloadIPs: [{{ip: 192.0.2.1}}]}}, status: {{conditions: [{{type: Ready, status: 'True'}}]}}}}"
+            )
+        );
+        assert_eq!((&**external.identity(), &**external.server_name()), ("a.b", "c.d"));
+        assert!(external.is_ready());
+    }
+}
