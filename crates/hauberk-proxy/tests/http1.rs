@@ -5,7 +5,6 @@ mod mesh;
 use std::rc::Rc;
 
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mesh::{Way, exchange, full, http1_application, read_until, recording};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -211,9 +210,10 @@ async fn quirks(request: Request<Incoming>) -> Response<mesh::TestBody> {
         "/204" => response.status(204).body(full("")),
         "/304" => response.status(304).header("etag", "x").body(full("")),
         "/chunked" => {
-            let frames = ["one ", "two"].map(|text| Ok(http_body::Frame::data(text.into())));
+            let frames = ["one ", "two"]
+                .map(|text| Ok::<_, mesh::TestError>(http_body::Frame::data(text.into())));
             let stream = futures::stream::iter(frames);
-            response.body(http_body_util::StreamBody::new(stream).boxed())
+            response.body(mesh::body(http_body_util::StreamBody::new(stream)))
         }
         "/hop" => response
             .header("l5d-proxy-error", "forged")
@@ -298,7 +298,7 @@ fn large_bodies_stream_both_ways() {
     mesh::run(async |mesh| {
         for way in mesh::WAYS {
             let application = http1_application(async |request: Request<Incoming>| {
-                Response::new(request.into_body().boxed())
+                Response::new(mesh::body(request.into_body()))
             })
             .await;
             mesh.serve(application, way).await;

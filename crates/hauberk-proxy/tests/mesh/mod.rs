@@ -33,7 +33,7 @@ use hauberk_proxy::worker::{Parts, Worker};
 use hauberk_proxy::{inbound, outbound, settings};
 use hauberk_testkit::ca::TestCa;
 use http::{Request, Response};
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -50,11 +50,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const SERVICE: &str = "10.96.0.1:80";
 const AUTHORITY: &str = "web-svc.default.svc.cluster.local:80";
 
-pub(crate) type TestBody = BoxBody<Bytes, hyper::Error>;
+pub(crate) type TestError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type TestBody = UnsyncBoxBody<Bytes, TestError>;
+
+/// Any body, as the type that all have here.
+pub(crate) fn body<B>(body: B) -> TestBody
+where
+    B: http_body::Body<Data = Bytes, Error: Into<TestError>> + Send + 'static,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
 
 /// A body of known content.
 pub(crate) fn full(text: impl Into<Bytes>) -> TestBody {
-    Full::new(text.into()).map_err(|never| match never {}).boxed()
+    body(Full::new(text.into()))
 }
 
 /// Runs a test on one thread, with a deadline.
