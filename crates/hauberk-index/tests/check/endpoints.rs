@@ -76,6 +76,12 @@ fn a_skipped_port_bypasses_the_proxy_and_promises_nothing() {
 }
 
 #[test]
+fn a_pod_whose_proxy_has_no_known_port_is_dialled_directly() {
+    let yaml = web(&[PodText::default()]).replace("INBOUND_LISTEN_ADDR", "SOMETHING");
+    check(&yaml, WEB, &format!("10.1.0.1:8080 h2 tls web.ns {LABELS}"));
+}
+
+#[test]
 fn the_proxys_own_ports_are_dialled_directly() {
     let yaml = web(&[PodText::default()]).replace("port: 8080", "port: 4191");
     check(&yaml, WEB, &format!("10.1.0.1:4191 h2 tls web.ns {LABELS}"));
