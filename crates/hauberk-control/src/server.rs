@@ -14,6 +14,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hauberk_identity::{Alpn, Certified};
@@ -81,7 +82,8 @@ impl Listener {
         let connections = tasks.kind("grpc connection");
         tasks.spawn_essential("grpc listener", async move {
             let Self { name, socket, certificate, routes } = self;
-            let service = Arc::new(Service { name, certificate, routes: routes.prepare() });
+            let (routes, has_warned) = (routes.prepare(), AtomicBool::new(false));
+            let service = Arc::new(Service { name, has_warned, certificate, routes });
             let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
             loop {
                 let accepted = tokio::select! {
@@ -97,7 +99,7 @@ impl Listener {
                     }
                 };
                 let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                    warn!(listener = name, %peer, "too many connections, closed");
+                    debug!(listener = name, %peer, "too many connections, closed");
                     continue;
                 };
                 let (service, guard) = (Arc::clone(&service), shutdown.guard());
@@ -117,6 +119,8 @@ impl Listener {
 /// What the connections of one listener share.
 struct Service {
     name: &'static str,
+    /// Whether plaintext from elsewhere was reported already.
+    has_warned: AtomicBool,
     certificate: Option<watch::Receiver<Certified>>,
     routes: Routes,
 }
@@ -163,7 +167,10 @@ impl Service {
             return match is_same_host(&stream, peer) {
                 true => self.http(stream, executor, guard).await,
                 false => {
-                    warn!(listener = self.name, %peer, "plaintext from another host refused");
+                    // Once: whoever is configured wrongly tries again and again.
+                    if !self.has_warned.swap(true, Relaxed) {
+                        warn!(listener = self.name, %peer, "plaintext from another host refused");
+                    }
                     Err(Ended::Plaintext)
                 }
             };
