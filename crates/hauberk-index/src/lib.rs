@@ -5,8 +5,8 @@
 //! Key           → Index::answer → Answered { answer, subjects }
 //! ```
 //!
-//! The index keeps ground state only: the objects themselves ([`store`]) and who refers to whom
-//! ([`relations`]). Every answer is derived from that at the moment it is asked for, and while it
+//! The index keeps ground state only: the objects themselves (`store`) and who refers to whom
+//! (`relations`). Every answer is derived from that at the moment it is asked for, and while it
 //! is derived, the things it looked at are written down as [`Subject`]s. Whoever keeps answers up
 //! to date (the publisher) remembers which key looked at which subject, and asks again for the
 //! keys whose subjects [`Index::apply`] announces.

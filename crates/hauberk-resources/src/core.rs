@@ -2,7 +2,7 @@
 
 use crate::{
     metadata::Metadata,
-    view::{IntOrString, Protocol, nullable, port_or_none},
+    view::{Protocol, nullable},
 };
 use serde::Deserialize;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -88,7 +88,7 @@ pub enum TrafficScope {
     Local,
 }
 
-/// One port of a service.
+/// One port of a service. Its target port is not here: slices say which port it became.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
@@ -97,18 +97,12 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// The port clients use.
     pub port: u16,
-    /// The port of the pods; the same as `port` if absent.
-    #[serde(default)]
-    pub target_port: Option<IntOrString>,
     /// Transport protocol.
     #[serde(default, deserialize_with = "nullable")]
     pub protocol: Protocol,
     /// What is spoken on the port, such as `http` or `kubernetes.io/h2c`.
     #[serde(default, deserialize_with = "nullable")]
     pub app_protocol: Arc<str>,
-    /// Port on every node.
-    #[serde(default, deserialize_with = "port_or_none")]
-    pub node_port: Option<u16>,
 }
 
 impl Service {

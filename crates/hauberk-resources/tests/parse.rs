@@ -124,15 +124,14 @@ fn a_service_tells_its_addresses_and_ports() {
     let service = read!(
         Service,
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1, 'fd00::1'], internalTrafficPolicy: Local, \
-         ports: [{port: 53, protocol: UDP}, {name: http, port: 80, targetPort: web}, {port: 443, targetPort: 8443}]}}"
+         ports: [{port: 53, protocol: UDP}, {name: http, port: 80, targetPort: web}, {port: 443, targetPort: 0}]}}"
     );
     assert_eq!(service.cluster_ips().len(), 2);
     assert!(!service.is_headless());
     assert_eq!(service.internal_traffic(), TrafficScope::Local);
     assert!(service.tcp_port(53).is_none());
-    let target = |port| service.tcp_port(port).and_then(|port| port.target_port.clone());
-    assert_eq!(target(80), Some(IntOrString::Name("web".into())));
-    assert_eq!(target(443), Some(IntOrString::Number(8443)));
+    let name = |port| service.tcp_port(port).map(|port| &*port.name);
+    assert_eq!((name(80), name(443), name(81)), (Some("http"), Some(""), None));
     let headless = read!(
         Service,
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: None}}"
