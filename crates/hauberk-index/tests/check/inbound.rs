@@ -317,6 +317,15 @@ fn an_authorization_policy_with_a_missing_or_unclear_requirement_permits_nothing
 }
 
 #[test]
+fn a_network_authentication_without_networks_permits_nothing() {
+    let yaml = pod()
+        + &server("")
+        + &AUTHENTICATIONS.replace("[{cidr: 10.1.0.0/16}]", "[]")
+        + &policy(&format!("{{{TO_SERVER}, requiredAuthenticationRefs: [{NEAR}]}}"));
+    check(&yaml, PORT, NOBODY);
+}
+
+#[test]
 fn an_authorization_policy_may_be_for_its_whole_namespace() {
     let allows = "allow authorizationpolicy/policy anybody from anywhere";
     check_policy(
