@@ -1,5 +1,6 @@
 //! Small safe wrappers over Linux: original destination, namespaces, links, socket options.
 
+pub mod limits;
 pub mod link;
 pub mod namespace;
 pub mod original_dst;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 64 (`EX_USAGE`) for wrong settings, 1 if it cannot start or something essential failed, 0 after draining.
 
+use hauberk_linux::limits;
 use hauberk_process::{Shutdown, Tasks, build_info, logging, shutdown};
 use hauberk_proxy::{
     run::{Capture, Proxy, Surroundings},
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
             return ExitCode::from(EX_USAGE);
         }
     }
+    // Both may be refused; the proxy then uses more memory, or holds fewer connections.
+    let _ = limits::use_small_pages();
+    let _ = limits::raise_open_files();
     let environment = match environment() {
         Ok(environment) => environment,
         Err(name) => {
