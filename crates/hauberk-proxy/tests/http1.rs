@@ -1,5 +1,7 @@
 //! HTTP/1 through one proxy and through two, as bytes on the wire.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are part of the tests")]
+
 mod mesh;
 
 use std::rc::Rc;
@@ -241,6 +243,8 @@ fn answers_keep_their_framing() {
                 head.contains("content-length: 17\r\n") && head.ends_with("\r\n\r\n"),
                 "{way:?} {head}"
             );
+            let unknown = ask("HEAD", "/chunked", "1.1").await;
+            assert!(!unknown.contains("content-length"), "{way:?} {unknown}");
             for path in ["/204", "/304"] {
                 let empty = ask("GET", path, "1.1").await;
                 assert!(
@@ -255,6 +259,32 @@ fn answers_keep_their_framing() {
             assert!(old.ends_with("\r\n\r\none two") && !old.contains("chunked"), "{way:?} {old}");
             let hop = ask("GET", "/hop", "1.1").await;
             assert!(!hop.contains("l5d-") && !hop.contains("keep-alive"), "{way:?} {hop}");
+        }
+    });
+}
+
+#[test]
+fn a_body_that_ends_with_the_connection_is_chunked_for_who_can_read_it() {
+    mesh::run(async |mesh| {
+        for way in mesh::WAYS {
+            let application = mesh::application(async |mut socket| {
+                let mut buffer = [0; 1024];
+                if socket.read(&mut buffer).await.is_ok_and(|count| count > 0) {
+                    let answer = b"HTTP/1.0 200 OK\r\nx-old: yes\r\n\r\nuntil the end";
+                    socket.write_all(answer).await.unwrap();
+                }
+            })
+            .await;
+            mesh.serve(application, way).await;
+            let mut connection = mesh.connect();
+            connection.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+            let answer = read_until(&mut connection, "0\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{way:?} {answer}");
+            assert!(answer.contains("x-old: yes\r\n") && answer.contains("until the end"));
+            let old = "GET / HTTP/1.0\r\nhost: web\r\n\r\n";
+            let answer = exchange(mesh.connect(), old).await;
+            assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{way:?} {answer}");
+            assert!(answer.ends_with("\r\n\r\nuntil the end"), "{way:?} {answer}");
         }
     });
 }

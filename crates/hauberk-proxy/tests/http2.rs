@@ -1,5 +1,7 @@
 //! HTTP/2 and gRPC through one proxy and through two.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are part of the tests")]
+
 mod mesh;
 
 use std::cell::Cell;

@@ -1,6 +1,8 @@
 //! What happens when endpoints are missing, dead, wrong, or change; and what policy refuses.
 //! Each case in HTTP/1 and, where it differs, in gRPC.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are part of the tests")]
+
 mod mesh;
 
 use std::cell::Cell;

@@ -133,6 +133,13 @@ pub fn bad_request(version: Version) -> Response<Body> {
     response
 }
 
+/// The answer to `CONNECT` inside HTTP/2: tunnels are made over HTTP/1 only, as in linkerd2-proxy v2.
+pub fn no_tunnel() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+    response
+}
+
 fn header_text(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unexpected error"))
 }

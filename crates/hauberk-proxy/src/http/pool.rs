@@ -40,12 +40,21 @@ impl Pool {
         Rc::new(Self { idle: RefCell::default(), max, timeout, swept: Cell::new(false) })
     }
 
-    /// A connection that can take a request now, if there is one.
+    /// A connection that can take a request now, if there is one. Looks from the newest on, and
+    /// drops those that turn out to be closed.
     pub fn take(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|idle| !idle.sender.is_closed());
-        let ready = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        idle.remove(ready).map(|idle| idle.sender)
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            if idle[at].sender.is_ready() {
+                return idle.remove(at).map(|idle| idle.sender);
+            }
+            if idle[at].sender.is_closed() {
+                idle.remove(at);
+            }
+        }
+        None
     }
 
     /// Keeps a connection for the next request.

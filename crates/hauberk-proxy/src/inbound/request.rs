@@ -28,7 +28,7 @@ use hauberk_model::route::http::{HttpMatch, PathMatch};
 use hauberk_model::route::{Found, Match, Route, Rule};
 use hauberk_model::{Endpoint, Endpoints, Meta};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
@@ -164,6 +164,9 @@ impl Connection {
             tracing::debug!(client = %self.facts.client, %why, "malformed request");
             return Ok(answer::bad_request(version));
         }
+        if self.version == Version::Http2 && *request.method() == Method::CONNECT {
+            return Ok(answer::no_tunnel());
+        }
         let log = self.worker.config.inbound.access_log.map(|format| {
             let id = self.facts.client_id();
             Entry::new(format, self.facts.client, id, SystemTime::now(), &request)
@@ -205,7 +208,7 @@ impl Connection {
         let worker = &self.worker;
         let max = worker.config.inbound.side.in_flight_max;
         let permit = worker.http.inbound.enter(max).ok_or(Failure::us(What::Shed))?;
-        let table = Applications::table(worker, self.facts.original_dst.port(), self.policy.now());
+        let table = self.table();
 
         let (mut parts, body) = request.into_parts();
         self.clean(&mut parts);
@@ -238,6 +241,9 @@ impl Connection {
         })?;
 
         let (mut parts, body) = sent.answer.response.into_parts();
+        if self.version == Version::Http1 {
+            parts.version = manner.version;
+        }
         filter::apply_to_response(filters, &mut parts.headers);
         if let Some(endpoint) = sent.answer.upgrade {
             self.control.upgrade(endpoint);
@@ -252,6 +258,17 @@ impl Connection {
             permit,
         };
         Ok(Response::from_parts(parts, Body::observed(body, end)))
+    }
+
+    /// The compiled policy in force now; usually the one of the last request.
+    fn table(&self) -> Rc<Table> {
+        let policy = self.policy.now();
+        if let Some(table) = &self.resolved.borrow().table
+            && Arc::ptr_eq(&table.policy, &policy)
+        {
+            return Rc::clone(table);
+        }
+        Applications::table(&self.worker, self.facts.original_dst.port(), policy)
     }
 
     /// Removes what belongs to the client's hop and says who the client is.

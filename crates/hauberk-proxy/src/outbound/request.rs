@@ -16,7 +16,7 @@ use std::sync::Arc;
 use hauberk_model::{OutboundPolicy, WorkloadId};
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version as HttpVersion};
+use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
 use hyper::body::Incoming;
 use rand::Rng;
 use tokio::time::Instant;
@@ -103,6 +103,9 @@ impl Connection {
         {
             tracing::debug!(client = %self.client, %why, "malformed request");
             return Ok(answer::bad_request(http_version));
+        }
+        if self.version == Version::Http2 && *request.method() == Method::CONNECT {
+            return Ok(answer::no_tunnel());
         }
         let manner = Manner {
             grpc: headers::is_grpc(&request),
@@ -192,6 +195,10 @@ impl Connection {
     ) -> Response<Body> {
         let Sent { lease, series, answer } = sent;
         let (mut parts, body) = answer.response.into_parts();
+        if self.version == Version::Http1 {
+            // Each hop speaks its own version (RFC 9110 section 6.2); hyper frames the body by it.
+            parts.version = manner.version;
+        }
         let is_meshed = lease.source().tls.is_some();
         let wants_close = headers::strip_proxy_headers(&mut parts.headers);
         parts.headers.remove(L5D_ORIG_PROTO);
