@@ -2,5 +2,6 @@
 
 pub(crate) mod completion;
 pub(crate) mod inject;
+pub(crate) mod local;
 pub(crate) mod uninject;
 pub(crate) mod version;

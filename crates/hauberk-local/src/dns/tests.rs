@@ -16,10 +16,22 @@ fn zone() -> Zone {
             "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
         }}),
     );
-    put("Service", "db", json!({"spec": {"clusterIP": "None", "ports": [{"name": "sql", "port": 1}]}}));
+    put(
+        "Service",
+        "db",
+        json!({"spec": {"clusterIP": "None", "ports": [{"name": "sql", "port": 1}]}}),
+    );
     put("Service", "empty", json!({"spec": {"clusterIP": "None"}}));
-    put("Service", "out", json!({"spec": {"type": "ExternalName", "externalName": "Example.org."}}));
-    put("Service", "in", json!({"spec": {"type": "ExternalName", "externalName": "web.ns.svc.cluster.local"}}));
+    put(
+        "Service",
+        "out",
+        json!({"spec": {"type": "ExternalName", "externalName": "Example.org."}}),
+    );
+    put(
+        "Service",
+        "in",
+        json!({"spec": {"type": "ExternalName", "externalName": "web.ns.svc.cluster.local"}}),
+    );
     let endpoints: Vec<_> = (1..=60)
         .map(|n| json!({"addresses": [format!("10.42.1.{n}")], "conditions": {"ready": n != 60}}))
         .chain([json!({"addresses": ["10.42.0.9"], "hostname": "db-0"})])
@@ -58,8 +70,18 @@ fn answers_for_services() {
     check("web.ns.svc.cluster.local.", T::A, ok, &["10.96.0.7"]);
     check("WEB.ns.svc.cluster.local.", T::AAAA, ok, &["fd96::7"]);
     check("web.ns.svc.cluster.local.", T::TXT, ok, &[]);
-    check("_http._tcp.web.ns.svc.cluster.local.", T::SRV, ok, &["0 100 80 web.ns.svc.cluster.local."]);
-    check("_dns._udp.web.ns.svc.cluster.local.", T::SRV, ok, &["0 100 53 web.ns.svc.cluster.local."]);
+    check(
+        "_http._tcp.web.ns.svc.cluster.local.",
+        T::SRV,
+        ok,
+        &["0 100 80 web.ns.svc.cluster.local."],
+    );
+    check(
+        "_dns._udp.web.ns.svc.cluster.local.",
+        T::SRV,
+        ok,
+        &["0 100 53 web.ns.svc.cluster.local."],
+    );
     check("db-0.db.ns.svc.cluster.local.", T::A, ok, &["10.42.0.9"]);
     check("10-42-1-3.db.ns.svc.cluster.local.", T::A, ok, &["10.42.1.3"]);
     check("empty.ns.svc.cluster.local.", T::A, ok, &[]);

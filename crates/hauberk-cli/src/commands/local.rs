@@ -1,0 +1,384 @@
+//! `hauberk local`: a cluster on this machine.
+//!
+//! Each command is a short conversation with the lab's runtime; only `up` starts one. What is typed
+//! is here, what is shown is in the modules.
+
+mod show;
+mod up;
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use hauberk_local::api::{Answer, Request, Target};
+use hauberk_local::client::{Client, StateDirectory};
+use hauberk_resources::yaml;
+use serde_json::{Value, json};
+
+/// A cluster on this machine: pods are namespaces, containers are processes
+#[derive(Args, Debug)]
+pub(crate) struct Local {
+    /// Name of the lab; several can run side by side
+    #[arg(
+        long,
+        global = true,
+        default_value = "default",
+        value_name = "NAME",
+        env = "HAUBERK_LAB"
+    )]
+    lab: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the lab and run the pods of the given manifests
+    Up(up::Up),
+    /// End the lab and everything in it
+    Down,
+    /// List the pods
+    Ps(Ps),
+    /// Print what a container has written
+    Logs(Logs),
+    /// Run a program in a container
+    Exec(Exec),
+    /// Put objects in, or change them
+    Apply(Manifests),
+    /// Take objects out
+    Delete(Delete),
+    /// Show objects
+    Get(Get),
+    /// Forward ports of this machine to a pod or service
+    PortForward(PortForward),
+    /// The lab itself; started by `up`
+    #[command(hide = true)]
+    Runtime(Runtime),
+}
+
+#[derive(Args, Debug)]
+struct Ps {
+    #[command(flatten)]
+    shown: Shown,
+    /// Only this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+}
+
+/// How a list is printed.
+#[derive(Args, Debug)]
+struct Shown {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Yaml,
+    Json,
+}
+
+/// A container of a pod.
+#[derive(Args, Debug)]
+struct Place {
+    /// A pod, or what owns it: web-7c9-x2x, web, deploy/web, svc/web, or namespace/pod
+    pod: String,
+    /// Container; the first one proper by default
+    #[arg(short, long, value_name = "CONTAINER")]
+    container: Option<String>,
+    /// Namespace; any by default
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+}
+
+impl Place {
+    fn target(&self) -> Target {
+        Target {
+            pod: self.pod.clone(),
+            namespace: self.namespace.clone(),
+            container: self.container.clone(),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct Logs {
+    #[command(flatten)]
+    place: Place,
+    /// Go on as more is written
+    #[arg(short, long)]
+    follow: bool,
+}
+
+#[derive(Args, Debug)]
+struct Exec {
+    #[command(flatten)]
+    place: Place,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct Manifests {
+    /// File or directory with manifests, or - for standard input
+    #[arg(short, long = "filename", required = true, value_name = "FILE|DIR")]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Delete {
+    /// File or directory with manifests, or - for standard input
+    #[arg(short, long = "filename", value_name = "FILE|DIR", conflicts_with = "kind")]
+    files: Vec<PathBuf>,
+    /// Kind, if not by file
+    #[arg(requires = "name", required_unless_present = "files")]
+    kind: Option<String>,
+    /// Name
+    name: Option<String>,
+    /// Namespace; any by default
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct Get {
+    /// Kind, as deploy or services; all for everything
+    kind: String,
+    /// Name; all by default
+    name: Option<String>,
+    /// Namespace; any by default
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Args, Debug)]
+struct PortForward {
+    #[command(flatten)]
+    place: Place,
+    /// LOCAL:REMOTE, or one number for both; LOCAL may be 0 for any free port
+    #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
+    ports: Vec<String>,
+    /// Address of this machine to listen on
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    address: std::net::IpAddr,
+}
+
+#[derive(Args, Debug)]
+struct Runtime {
+    /// Options as JSON
+    options: String,
+}
+
+pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
+    let state = || {
+        let directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        StateDirectory::of(&local.lab, directory.as_deref())
+    };
+    match &local.command {
+        Command::Up(up) => up::run(up, &state()?),
+        Command::Down => down(&state()?),
+        Command::Ps(ps) => list_pods(ps, &state()?),
+        Command::Logs(logs) => {
+            let client = Client::connect(&state()?)?;
+            client.logs(logs.place.target(), logs.follow, &mut io::stdout().lock())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Exec(exec) => {
+            let code =
+                Client::connect(&state()?)?.exec(exec.place.target(), exec.command.clone())?;
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
+        Command::Apply(manifests) => {
+            let manifests = read(&manifests.files)?;
+            change(&state()?, Request::Apply { manifests })
+        }
+        Command::Delete(delete) => remove(delete, &state()?),
+        Command::Get(get) => show_objects(get, &state()?),
+        Command::PortForward(forward) => port_forward(forward, &state()?),
+        Command::Runtime(runtime) => {
+            let options = serde_json::from_str(&runtime.options)
+                .context("this command is for `hauberk local up` only")?;
+            hauberk_local::run::run(&options)
+        }
+    }
+}
+
+fn down(state: &StateDirectory) -> anyhow::Result<ExitCode> {
+    let client = Client::connect(state)?;
+    eprintln!("ending lab {}", state.lab());
+    client.stop()?;
+    state.remove();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list_pods(ps: &Ps, state: &StateDirectory) -> anyhow::Result<ExitCode> {
+    let Answer::Pods { mut pods } = Client::connect(state)?.ask(&Request::Pods)? else {
+        bail!("the lab gave another answer than asked for");
+    };
+    pods.retain(|pod| ps.namespace.as_ref().is_none_or(|namespace| pod.namespace == *namespace));
+    let text = match ps.shown.output {
+        Format::Table => show::pods(&pods),
+        Format::Json => serde_json::to_string_pretty(&pods)? + "\n",
+        Format::Yaml => yaml::write(&serde_json::to_value(&pods)?)?,
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads all manifests; a broken one stops the command before anything is changed.
+fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+    let mut manifests = Vec::new();
+    for path in expand(files)? {
+        let text = if path.as_os_str() == "-" {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text)?;
+            text
+        } else {
+            let context = || format!("cannot read {}", path.display());
+            std::fs::read_to_string(&path).with_context(context)?
+        };
+        let (values, problems) = yaml::objects(&text);
+        if let Some(problem) = problems.first() {
+            bail!("{}: {problem}", path.display());
+        }
+        manifests.extend(values);
+    }
+    Ok(manifests)
+}
+
+/// The manifests of a directory are its YAML and JSON files, not those of directories below.
+fn expand(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let is_manifest = |path: &Path| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        matches!(extension, Some("yml" | "yaml" | "json"))
+    };
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path()));
+        let mut entries = entries.collect::<io::Result<Vec<_>>>()?;
+        entries.retain(|path| is_manifest(path));
+        entries.sort();
+        files.extend(entries);
+    }
+    Ok(files)
+}
+
+fn change(state: &StateDirectory, request: Request) -> anyhow::Result<ExitCode> {
+    let Answer::Changed { lines } = Client::connect(state)?.ask(&request)? else {
+        bail!("the lab gave another answer than asked for");
+    };
+    let mut code = ExitCode::SUCCESS;
+    for line in lines {
+        if line.starts_with("error: ") {
+            eprintln!("{line}");
+            code = ExitCode::FAILURE;
+        } else {
+            writeln!(io::stdout(), "{line}")?;
+        }
+    }
+    Ok(code)
+}
+
+fn remove(delete: &Delete, state: &StateDirectory) -> anyhow::Result<ExitCode> {
+    let manifests = match &delete.kind {
+        None => read(&delete.files)?,
+        Some(kind) => {
+            let (name, namespace) = (delete.name.clone(), delete.namespace.clone());
+            let request = Request::Get { kind: kind.clone(), name, namespace };
+            match Client::connect(state)?.ask(&request)? {
+                Answer::Objects { objects } => objects,
+                _ => bail!("the lab gave another answer than asked for"),
+            }
+        }
+    };
+    change(state, Request::Delete { manifests })
+}
+
+fn show_objects(get: &Get, state: &StateDirectory) -> anyhow::Result<ExitCode> {
+    let request = Request::Get {
+        kind: get.kind.clone(),
+        name: get.name.clone(),
+        namespace: get.namespace.clone(),
+    };
+    let Answer::Objects { objects } = Client::connect(state)?.ask(&request)? else {
+        bail!("the lab gave another answer than asked for");
+    };
+    let whole = || match (&get.name, objects.as_slice()) {
+        (Some(_), [one]) => one.clone(),
+        _ => json!({"apiVersion": "v1", "kind": "List", "items": objects}),
+    };
+    let text = match get.shown.output {
+        Format::Table => show::objects(&objects),
+        Format::Json => serde_json::to_string_pretty(&whole())? + "\n",
+        Format::Yaml => yaml::write(&whole())?,
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn port_forward(forward: &PortForward, state: &StateDirectory) -> anyhow::Result<ExitCode> {
+    let mut threads = Vec::new();
+    for text in &forward.ports {
+        let (local, remote) = text.split_once(':').unwrap_or((text, text));
+        let number = |text: &str| {
+            text.parse::<u16>().with_context(|| format!("{text:?} is not a port; hint: 8080:80"))
+        };
+        let (local, remote) = (number(local)?, number(remote)?);
+        let listener = TcpListener::bind(SocketAddr::new(forward.address, local))
+            .with_context(|| format!("cannot listen on {}:{local}", forward.address))?;
+        eprintln!(
+            "forwarding {} to port {remote} of {}",
+            listener.local_addr()?,
+            forward.place.pod
+        );
+        let (state, target) = (state.clone(), forward.place.target());
+        threads.push(std::thread::spawn(move || accept(&listener, &state, &target, remote)));
+    }
+    for thread in threads {
+        let ended = thread.join();
+        ended.unwrap_or_else(|_| bail!("a forwarding thread panicked"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn accept(
+    listener: &TcpListener,
+    state: &StateDirectory,
+    target: &Target,
+    remote: u16,
+) -> anyhow::Result<()> {
+    loop {
+        let (here, _) = listener.accept()?;
+        // Asked anew for each connection: the pod may have been replaced.
+        match Client::connect(state)?.dial(target.clone(), remote) {
+            Ok(there) => {
+                std::thread::spawn(move || copy_both(&here, &there));
+            }
+            Err(error) => eprintln!("error: {error:#}"),
+        }
+    }
+}
+
+fn copy_both(here: &TcpStream, there: &TcpStream) {
+    let copy = |mut from: &TcpStream, mut to: &TcpStream| {
+        // Either side may end the connection at any time; that is not our error.
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| copy(here, there));
+        copy(there, here);
+    });
+}

@@ -1,0 +1,276 @@
+//! `hauberk local stat`: what the lab's workloads do, from the metrics of their sidecars.
+//!
+//! Each sidecar's metrics page is fetched through the lab, kept for a short window and summed per
+//! workload by `hauberk-viz`. Also called by `hauberk local up --stat`, which shows the table until
+//! the lab ends.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Read, Write},
+    net::TcpStream,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use hauberk_local::{
+    api::{Answer, PodRow, Request, Target},
+    client::{Client, StateDirectory},
+};
+use hauberk_viz::{Side, Store, TargetKey, WorkloadStats, store::Snapshot};
+
+use crate::output;
+
+/// Port of a sidecar's metrics page.
+const ADMIN_PORT: u16 = 4191;
+
+/// Longest wait for one page.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Largest page that is read; a busy proxy's has some hundred KiB.
+const PAGE_BYTES_MAX: u64 = 16 << 20;
+
+/// Pages fetched at the same time.
+const FETCHERS: usize = 8;
+
+/// Show what the workloads of a lab do: success rate, requests, latency, secured connections
+///
+/// The figures are of the side that serves; for a workload that only calls others (marked `out`)
+/// they are of its calls.
+#[derive(Args, Debug)]
+pub(crate) struct Stat {
+    /// Time the rates and percentiles are taken over, in seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    window: u64,
+    /// Show it again every so many seconds until interrupted
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=60))]
+    watch: Option<u64>,
+    /// How to show it
+    #[arg(short, long, default_value = "table")]
+    output: Format,
+}
+
+/// How to show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Columns for people.
+    Table,
+    /// One array of objects.
+    Json,
+}
+
+/// Runs the command against that lab.
+pub(crate) fn run(state: &StateDirectory, stat: &Stat) -> anyhow::Result<()> {
+    let mut sampler = Sampler::new(state.clone(), Duration::from_secs(stat.window));
+    // Two samples make a rate: the first table comes after a second.
+    sampler.sample()?;
+    std::thread::sleep(Duration::from_secs(1));
+    loop {
+        sampler.sample()?;
+        match stat.output {
+            Format::Table => {
+                let clear = stat.watch.is_some() && std::io::stdout().is_terminal();
+                output::artefact(&screen(&sampler.table(), clear))?;
+            }
+            Format::Json => output::artefact(&format!("{}\n", sampler.json()?))?,
+        }
+        match stat.watch {
+            Some(seconds) => std::thread::sleep(Duration::from_secs(seconds)),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Shows the table every few seconds until the lab is gone.
+pub(crate) fn follow(state: &StateDirectory) -> anyhow::Result<()> {
+    let mut sampler = Sampler::new(state.clone(), Duration::from_secs(10));
+    while sampler.sample().is_ok() {
+        output::artefact(&screen(&sampler.table(), std::io::stdout().is_terminal()))?;
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    Ok(())
+}
+
+/// The table, in place of the former one on a terminal and below it elsewhere.
+fn screen(table: &str, clear: bool) -> String {
+    if clear { format!("\x1b[H\x1b[2J\x1b[3J{table}") } else { format!("{table}\n") }
+}
+
+/// Fetches pages again and again.
+struct Sampler {
+    state: StateDirectory,
+    store: Store,
+    pods: Vec<PodRow>,
+    unreachable: usize,
+}
+
+impl Sampler {
+    fn new(state: StateDirectory, window: Duration) -> Self {
+        Self { state, store: Store::new(window), pods: Vec::new(), unreachable: 0 }
+    }
+
+    /// Fetches every sidecar's page once.
+    fn sample(&mut self) -> anyhow::Result<()> {
+        self.pods = match Client::connect(&self.state)?.ask(&Request::Pods)? {
+            Answer::Pods { pods } => pods,
+            other => bail!("the lab answered {other:?}"),
+        };
+        self.pods.retain(|pod| !pod.owner.is_empty() || pod.meshed);
+        let meshed: Vec<_> = self.pods.iter().filter(|pod| pod.meshed && pod.ready).collect();
+        let pages = fetch_all(&self.state, &meshed);
+        self.unreachable = pages.iter().filter(|page| page.is_err()).count();
+        let now = Instant::now();
+        for (pod, page) in meshed.iter().zip(pages) {
+            if let Ok(page) = page {
+                self.store.add(target(pod), now, Snapshot::parse(&page));
+            }
+        }
+        let pods = &self.pods;
+        self.store.retain(|key| pods.iter().any(|pod| target(pod) == *key));
+        Ok(())
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let stats = hauberk_viz::stats(&self.store);
+        let stats: BTreeMap<_, _> =
+            stats.into_iter().map(|s| ((s.namespace.clone(), s.workload.clone()), s)).collect();
+        let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
+        for pod in &self.pods {
+            let key = (pod.namespace.clone(), workload(pod));
+            let row = rows.entry(key.clone()).or_insert_with(|| Row {
+                namespace: key.0.clone(),
+                workload: key.1.clone(),
+                pods: 0,
+                meshed: 0,
+                stats: stats.get(&key).cloned(),
+            });
+            row.pods += 1;
+            row.meshed += usize::from(pod.meshed);
+        }
+        rows.into_values().collect()
+    }
+
+    fn table(&self) -> String {
+        let mut table = vec![HEADER.map(str::to_owned)];
+        table.extend(self.rows().iter().map(Row::columns));
+        let widths: Vec<_> = (0..HEADER.len())
+            .map(|at| table.iter().map(|row| row[at].chars().count()).max().unwrap_or(0))
+            .collect();
+        let mut text = String::new();
+        for row in &table {
+            let mut line = String::new();
+            for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                // Names are aligned to the left, figures to the right.
+                let cell = if at < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+                line.push_str(&cell);
+                line.push_str("   ");
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        if self.unreachable > 0 {
+            text += &format!("\n{} sidecars did not answer\n", self.unreachable);
+        }
+        text
+    }
+
+    fn json(&self) -> anyhow::Result<String> {
+        let row = |row: &Row| {
+            let mut value = serde_json::json!({
+                "namespace": row.namespace, "workload": row.workload,
+                "pods": row.pods, "meshed": row.meshed,
+            });
+            value["stats"] = serde_json::to_value(&row.stats)?;
+            Ok(value)
+        };
+        let rows: Result<Vec<_>, serde_json::Error> = self.rows().iter().map(row).collect();
+        Ok(serde_json::to_string_pretty(&rows?)?)
+    }
+}
+
+const HEADER: [&str; 9] =
+    ["NAMESPACE", "NAME", "MESHED", "SUCCESS", "RPS", "P50", "P95", "P99", "SECURED"];
+
+/// A workload and its figures.
+struct Row {
+    namespace: String,
+    workload: String,
+    pods: usize,
+    meshed: usize,
+    stats: Option<WorkloadStats>,
+}
+
+impl Row {
+    fn columns(&self) -> [String; 9] {
+        let percent = |share: Option<f64>| share.map_or("-".to_owned(), |s| format!("{:.1}%", s * 100.0));
+        let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.0}ms"));
+        let stats = self.stats.as_ref();
+        let out = stats.is_some_and(|s| s.side == Side::Outbound);
+        let rate = stats.and_then(|s| s.requests_per_second);
+        [
+            self.namespace.clone(),
+            format!("{}{}", self.workload, if out { " (out)" } else { "" }),
+            format!("{}/{}", self.meshed, self.pods),
+            percent(stats.and_then(|s| s.success_rate)),
+            rate.map_or("-".to_owned(), |rate| format!("{rate:.1}")),
+            ms(stats.and_then(|s| s.latency_ms_p50)),
+            ms(stats.and_then(|s| s.latency_ms_p95)),
+            ms(stats.and_then(|s| s.latency_ms_p99)),
+            percent(stats.and_then(|s| s.secured)),
+        ]
+    }
+}
+
+fn workload(pod: &PodRow) -> String {
+    if pod.owner.is_empty() { format!("pod/{}", pod.name) } else { pod.owner.clone() }
+}
+
+fn target(pod: &PodRow) -> TargetKey {
+    TargetKey {
+        namespace: pod.namespace.clone(),
+        workload: workload(pod),
+        pod: pod.name.clone(),
+    }
+}
+
+/// Fetches the pages of all pods, a few at a time; answers are in the order of the pods.
+fn fetch_all(state: &StateDirectory, pods: &[&PodRow]) -> Vec<anyhow::Result<String>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut mine = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(pod) = pods.get(at) else { return mine };
+            mine.push((at, fetch(state, pod)));
+        }
+    };
+    let mut pages: Vec<_> = std::thread::scope(|scope| {
+        let fetchers: Vec<_> = (0..FETCHERS.min(pods.len())).map(|_| scope.spawn(work)).collect();
+        fetchers.into_iter().flat_map(|fetcher| fetcher.join().unwrap_or_default()).collect()
+    });
+    pages.sort_by_key(|(at, _)| *at);
+    pages.into_iter().map(|(_, page)| page).collect()
+}
+
+/// Fetches one page. HTTP/1.0, so that its end is the connection's end.
+fn fetch(state: &StateDirectory, pod: &PodRow) -> anyhow::Result<String> {
+    let target = Target {
+        pod: pod.name.clone(),
+        namespace: Some(pod.namespace.clone()),
+        container: None,
+    };
+    let mut stream: TcpStream = Client::connect(state)?.dial(target, ADMIN_PORT)?;
+    stream.set_read_timeout(Some(FETCH_TIMEOUT))?;
+    stream.set_write_timeout(Some(FETCH_TIMEOUT))?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: sidecar\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    stream.take(PAGE_BYTES_MAX).read_to_end(&mut bytes)?;
+    let text = String::from_utf8(bytes).context("the metrics page is not UTF-8")?;
+    let (head, body) = text.split_once("\r\n\r\n").context("the metrics page has no head")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if status != "200" {
+        bail!("the metrics page of {} answers {status}", pod.name);
+    }
+    Ok(body.to_owned())
+}

@@ -1,0 +1,153 @@
+//! The lab's control plane: its certificate authority, and its own manifests.
+//!
+//! The control plane is a pod like any other, made from ordinary manifests in namespace `linkerd`, so
+//! that injected settings work as they are. It watches the directory of the lab's objects. Keys are
+//! made anew for each lab and live in the lab's memory only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use hauberk_identity::Key;
+use hauberk_identity::ca::Anchor;
+use hauberk_identity::token::TokenSigner;
+use hauberk_inject::{InjectConfig, Ipv6, TrustAnchors};
+use serde_json::{Value, json};
+
+/// Namespace of the control plane, as Linkerd's.
+const NAMESPACE: &str = "linkerd";
+/// Longer than any lab lives.
+const CA_LIFETIME: Duration = Duration::from_secs(365 * 86400);
+/// What tokens say about who made them.
+const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// The lab's secrets, and files for the control plane.
+#[derive(Debug)]
+pub struct Authority {
+    /// Makes the tokens of service accounts.
+    pub signer: TokenSigner,
+    /// What everybody trusts, as PEM.
+    pub trust_anchors: String,
+    directory: PathBuf,
+}
+
+impl Authority {
+    /// Makes the keys and writes those files that the control plane reads.
+    ///
+    /// # Errors
+    /// When there is no randomness, or the directory cannot be written to.
+    pub fn create(directory: &Path, now: SystemTime) -> anyhow::Result<Self> {
+        let mut rng = rand::rng();
+        let anchor = Anchor::generate("root.linkerd.cluster.local", CA_LIFETIME, now, &mut rng)?;
+        let name = "identity.linkerd.cluster.local";
+        let issuer = anchor.issuer(name, CA_LIFETIME, now, &mut rng)?;
+        let token_key = Key::generate()?;
+        let signer = TokenSigner::new(&token_key, TOKEN_ISSUER)?;
+        let trust_anchors = anchor.to_pem().certificate_pem;
+        fs::create_dir_all(directory)?;
+        for (file, text) in [
+            ("ca-bundle.crt", trust_anchors.as_str()),
+            ("issuer.crt", &issuer.certificate_pem),
+            ("issuer.key", &issuer.key_pem),
+            ("token.pub", signer.public_pem()),
+        ] {
+            fs::write(directory.join(file), text)
+                .with_context(|| format!("cannot write {file}"))?;
+        }
+        Ok(Self { signer, trust_anchors, directory: directory.to_owned() })
+    }
+
+    /// How pods are injected.
+    pub fn inject_config(&self, version: &str) -> InjectConfig {
+        InjectConfig {
+            trust_anchors: TrustAnchors::Inline(self.trust_anchors.clone()),
+            ipv6: Ipv6::On,
+            ..InjectConfig::new(NAMESPACE, version)
+        }
+    }
+
+    /// The control plane's manifests.
+    pub fn manifests(&self, objects: &Path, version: &str) -> Vec<Value> {
+        let file = |name: &str| self.directory.join(name).display().to_string();
+        let labels = json!({
+            "linkerd.io/control-plane-component": "destination",
+            "linkerd.io/control-plane-ns": NAMESPACE,
+        });
+        let args = [
+            ("--source-dir", objects.display().to_string()),
+            ("--trust-anchors-file", file("ca-bundle.crt")),
+            ("--issuer-cert-file", file("issuer.crt")),
+            ("--issuer-key-file", file("issuer.key")),
+            ("--token-key-file", file("token.pub")),
+            ("--token-issuer", TOKEN_ISSUER.to_owned()),
+        ];
+        let args: Vec<String> = args
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .chain(["--enable-ipv6".to_owned()])
+            .collect();
+        let ports =
+            [("grpc", 8086), ("policy-grpc", 8090), ("identity-grpc", 8080), ("admin", 9990)];
+        let container = json!({
+            "name": "destination",
+            "image": format!("hauberk/controller:{version}"),
+            "args": args,
+            "ports": ports.map(|(name, port)| json!({"name": name, "containerPort": port})),
+            "readinessProbe": {
+                "httpGet": {"path": "/ready", "port": "admin"}, "periodSeconds": 1, "failureThreshold": 7,
+            },
+        });
+        let deployment = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "linkerd-destination", "namespace": NAMESPACE, "labels": labels},
+            "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {
+                "metadata": {"labels": labels, "annotations": {"linkerd.io/inject": "disabled"}},
+                "spec": {
+                    "serviceAccountName": "linkerd-destination",
+                    "terminationGracePeriodSeconds": 3,
+                    "containers": [container],
+                },
+            }},
+        });
+        let mut manifests = vec![
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
+            json!({
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "linkerd-identity-trust-roots", "namespace": NAMESPACE},
+                "data": {"ca-bundle.crt": self.trust_anchors},
+            }),
+        ];
+        for account in ["linkerd-destination", "linkerd-identity"] {
+            let metadata = json!({"name": account, "namespace": NAMESPACE});
+            let object =
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+            manifests.push(object);
+        }
+        for (name, port, headless) in [
+            ("linkerd-dst", 8086, false),
+            ("linkerd-dst-headless", 8086, true),
+            ("linkerd-policy", 8090, true),
+            ("linkerd-identity", 8080, false),
+            ("linkerd-identity-headless", 8080, true),
+        ] {
+            let mut service = json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+                "spec": {
+                    "selector": labels,
+                    "ports": [{"name": "grpc", "port": port, "targetPort": port}],
+                },
+            });
+            if headless {
+                service["spec"]["clusterIP"] = json!("None");
+            }
+            manifests.push(service);
+        }
+        manifests.push(deployment);
+        manifests
+    }
+}
