@@ -66,7 +66,7 @@ struct Capture {
 impl Capture {
     fn start(lab: &Lab, pod: &Pod, name: &str) -> Self {
         let file = lab.file(name, "");
-        let netns = pod.0["network_namespace"].as_str().expect("ps names the network namespace");
+        let netns = pod.0["networkNamespace"].as_str().expect("ps names the network namespace");
         let mut tcpdump = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "nsenter", &format!("--net={netns}")])
             .args(["tcpdump", "-i", "eth0", "-s", "0", "-U", "-Z", "root", "-w"])
@@ -134,7 +134,7 @@ fn plain_tools_show_the_rules_of_a_pod() {
     }
     let lab = Lab::up("rules", &pair("one", 1));
     let server = lab.pod("pair", "server");
-    let netns = server.0["network_namespace"].as_str().expect("ps names the network namespace");
+    let netns = server.0["networkNamespace"].as_str().expect("ps names the network namespace");
     let inside = |netns: &str, command: &[&str]| {
         let output = Command::new("nsenter").arg(format!("--net={netns}")).args(command).output();
         text(&output.expect("run nsenter").stdout)
@@ -144,7 +144,7 @@ fn plain_tools_show_the_rules_of_a_pod() {
         assert!(rules.contains(part), "{part} is not in\n{rules}");
     }
     let outsider = lab.pod("pair", "outsider");
-    let netns = outsider.0["network_namespace"].as_str().expect("ps names the network namespace");
+    let netns = outsider.0["networkNamespace"].as_str().expect("ps names the network namespace");
     assert_eq!(inside(netns, &["nft", "list", "ruleset"]), "", "an unmeshed pod has no rules");
 }
 

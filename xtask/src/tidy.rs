@@ -4,6 +4,7 @@
 //! run shows everything.
 
 mod deps;
+mod requirements;
 mod text;
 
 use anyhow::bail;
@@ -13,6 +14,7 @@ use std::path::Path;
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     let mut findings = deps::check(root)?;
     findings.extend(text::check(root)?);
+    findings.extend(requirements::check(root)?);
     for finding in &findings {
         println!("tidy: {finding}");
     }

@@ -1,0 +1,65 @@
+//! docs/requirements.md names tests and goldens; they must exist.
+
+use anyhow::Context;
+use std::path::Path;
+
+const PAGE: &str = "docs/requirements.md";
+
+/// All findings.
+pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
+    let page =
+        std::fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
+    let mut findings = Vec::new();
+    let mut tests = 0;
+    for line in page.lines().filter(|line| line.starts_with('|')) {
+        for (before, quoted) in quoted(line) {
+            if let Some((file, test)) = quoted.split_once(".rs::") {
+                tests += 1;
+                findings.extend(missing_test(root, &format!("{file}.rs"), test));
+            } else if before.contains("golden") {
+                let case = format!("crates/hauberk-inject/tests/golden/{quoted}.out.yaml");
+                if !root.join(&case).exists() {
+                    findings.push(format!("{PAGE}: there is no {case}"));
+                }
+            }
+        }
+    }
+    anyhow::ensure!(tests > 0, "{PAGE} names no test: has its form changed?");
+    Ok(findings)
+}
+
+/// The words in backticks of the last column, each with the text of the column before it.
+fn quoted(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let column = line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + column[at..].find('`')?;
+        let end = start + 1 + column[start + 1..].find('`')?;
+        at = end + 1;
+        Some((&column[..start], &column[start + 1..end]))
+    })
+}
+
+fn missing_test(root: &Path, file: &str, test: &str) -> Option<String> {
+    let path = if file.starts_with("tests/") || file.starts_with("xtask/") {
+        root.join(file)
+    } else {
+        root.join(format!("crates/hauberk-{file}"))
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.contains(&format!("fn {test}(")) => None,
+        Ok(_) => Some(format!("{PAGE}: {file} has no test {test}")),
+        Err(error) => Some(format!("{PAGE}: cannot read {file}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_last_column() {
+        let words: Vec<_> = quoted("| A | `x` | golden `a`, `b.rs::c` |").collect();
+        assert_eq!(words, [(" golden ", "a"), (" golden `a`, ", "b.rs::c")]);
+    }
+}
