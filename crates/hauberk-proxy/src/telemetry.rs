@@ -7,4 +7,5 @@ pub mod access_log;
 pub mod http;
 pub mod labels;
 pub mod metrics;
+pub mod route;
 pub mod tcp;

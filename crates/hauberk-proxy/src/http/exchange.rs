@@ -14,6 +14,10 @@ use super::client::{Client, Keep};
 use super::limit::Permit;
 use crate::balance::{Lease, Outcome};
 use crate::telemetry::http::Series;
+use crate::telemetry::route::RouteSeries;
+
+/// Counters of a route and of its backend, as far as there are any.
+pub type Routes = [Option<Rc<RouteSeries>>; 2];
 
 /// What waits for the end of one response.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct End {
     pub pending: Pending,
     /// Counters to increment.
     pub series: Rc<Series>,
+    /// Counters of the route, and of its backend.
+    pub routes: Routes,
     /// The endpoint in use.
     pub lease: Lease<Client>,
     /// The connection in use, if it can be used again.
@@ -68,6 +74,9 @@ impl End {
         self.lease.judge(outcome(class), now);
         let latency = now.saturating_duration_since(self.began);
         self.series.response(Some(self.status), class, latency);
+        for route in self.routes.iter().flatten() {
+            route.response(self.status, class, latency);
+        }
     }
 }
 

@@ -55,6 +55,7 @@ use crate::outbound::retry::{Attempt, Unanswered};
 use crate::telemetry::access_log::Entry;
 use crate::telemetry::http::Series;
 use crate::telemetry::labels::Labels;
+use crate::telemetry::route::RouteSeries;
 use crate::worker::Worker;
 
 /// Applications in use on a worker, by their address.
@@ -137,7 +138,7 @@ struct Counters {
     /// The authorization's place among those of the table that is kept beside.
     authorization: usize,
     allow: Counter,
-    requests: Counter,
+    of_route: Rc<RouteSeries>,
     series: Rc<Series>,
 }
 
@@ -223,14 +224,16 @@ impl Connection {
             Verdict::Fail(failure) => return Err(failure.into()),
         }
         self.limit(&table, began)?;
-        counters.requests.inc();
+        counters.of_route.request();
 
         let balancer = &self.application.balancer;
         self.application.used.set(began);
         let series = Some(&counters.series);
         let attempt = Attempt { balancer, series, required: None, began };
         let request = Request::from_parts(parts, Body::Incoming(body));
-        let sent = attempt.send(worker, request).await.map_err(|unanswered| match unanswered {
+        let sent = attempt.send(worker, request).await;
+        let sent = sent.inspect_err(|why| counters.of_route.failed(why.name(), began.elapsed()));
+        let sent = sent.map_err(|unanswered| match unanswered {
             Unanswered::Refused(balance::Refusal::Failfast) => {
                 let name = self.facts.original_dst.to_string().into();
                 Refused::from(Failure::us(What::FailFast(name)))
@@ -253,6 +256,7 @@ impl Connection {
             status: parts.status,
             pending: Pending::new(manner.grpc, parts.status, &parts.headers),
             series: sent.series,
+            routes: [Some(Rc::clone(&counters.of_route)), None],
             lease: sent.lease,
             keep: sent.answer.keep,
             permit,
@@ -328,9 +332,9 @@ impl Connection {
             .inbound_route(meta)
             .authorization(allowed)
             .tls_accepted(&self.facts.tls);
-        let requests = match &table.routes {
-            Kind::Grpc(_) => &families.inbound_grpc_route_requests,
-            Kind::Http(_) | Kind::None => &families.inbound_route_requests,
+        let of_route = match &table.routes {
+            Kind::Grpc(_) => &families.route.grpc_inbound,
+            Kind::Http(_) | Kind::None => &families.route.http_inbound,
         };
         let port = self.facts.original_dst.port();
         let parent = Labels::new()
@@ -350,7 +354,7 @@ impl Connection {
             route,
             authorization: std::ptr::from_ref(allowed).addr(),
             allow: families.inbound_allow.get_or_create_owned(&allow),
-            requests: requests.get_or_create_owned(&parent),
+            of_route: Rc::new(of_route.series(parent)),
             series: Rc::new(families.series(series)),
         }
     }

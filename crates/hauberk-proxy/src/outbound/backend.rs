@@ -24,7 +24,6 @@ use hauberk_model::route::{Match, Route, Rule as ModelRule};
 use hauberk_model::timeout::Timeouts;
 use hauberk_model::{Authority, Endpoint, Endpoints, Meta};
 use http::request::Parts;
-use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -37,6 +36,7 @@ use crate::http::failure::{Failure, What};
 use crate::http::filter::Filter;
 use crate::http::routes::Routes;
 use crate::telemetry::labels::Labels;
+use crate::telemetry::route::{Family3, RouteSeries};
 use crate::worker::Worker;
 
 /// A compiled policy for one version of HTTP.
@@ -60,6 +60,8 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     /// Limits of time.
     pub timeouts: Timeouts,
+    /// Counters of the route.
+    pub series: Rc<RouteSeries>,
     backends: Backends,
 }
 
@@ -74,8 +76,8 @@ enum Backends {
 pub struct Backend {
     /// Filters in order, after those of the rule.
     pub filters: Vec<Filter>,
-    /// Counts requests given to it.
-    pub requests: Counter,
+    /// Counters of what is given to it.
+    pub series: Rc<RouteSeries>,
     /// How it is reached.
     pub target: Target,
 }
@@ -114,8 +116,9 @@ impl Table {
             let compiler = Compiler { worker, parent: &parent, accrual };
             let routes = http.routes.iter();
             let rules = |action: &_, meta: &Meta| {
-                let requests = &worker.metrics.http.route_backend_requests;
-                compiler.rule(action, meta, requests, |filter| Filter::from(filter))
+                let route = &worker.metrics.http.route;
+                let families = (&route.http_route, &route.http_backend);
+                compiler.rule(action, meta, families, |filter| Filter::from(filter))
             };
             Kind::Http(Routes::new(routes.map(|r| convert(&r.route, &r.meta, &rules)).collect()))
         };
@@ -128,8 +131,9 @@ impl Table {
                 let compiler = Compiler { worker, parent: &parent, accrual };
                 let routes = grpc.routes.iter();
                 let rules = |action: &_, meta: &Meta| {
-                    let requests = &worker.metrics.http.grpc_route_backend_requests;
-                    compiler.rule(action, meta, requests, |filter| Filter::from(filter))
+                    let route = &worker.metrics.http.route;
+                    let families = (&route.grpc_route, &route.grpc_backend);
+                    compiler.rule(action, meta, families, |filter| Filter::from(filter))
                 };
                 Kind::Grpc(Routes::new(
                     routes.map(|r| convert(&r.route, &r.meta, &rules)).collect(),
@@ -175,24 +179,18 @@ struct Compiler<'c> {
     accrual: Option<&'c FailureAccrual>,
 }
 
-type Requests = prometheus_client::metrics::family::Family<Labels, Counter>;
-
 impl Compiler<'_> {
     fn rule<F, C>(
         &self,
         action: &RuleAction<F, C>,
         route: &Meta,
-        requests: &Requests,
+        families: (&Family3, &Family3),
         filter: impl Fn(&F) -> Filter,
     ) -> Rule {
+        let labels = || Labels::new().parent(self.parent).outbound_route(route);
         let backend = |backend: &outbound::RouteBackend<F>| Backend {
             filters: backend.filters.iter().map(&filter).collect(),
-            requests: requests.get_or_create_owned(
-                &Labels::new()
-                    .parent(self.parent)
-                    .outbound_route(route)
-                    .backend(&backend.backend.meta),
-            ),
+            series: Rc::new(families.1.series(labels().backend(&backend.backend.meta))),
             target: self.target(&backend.backend),
         };
         let backends = match &action.backends {
@@ -206,7 +204,8 @@ impl Compiler<'_> {
             }
         };
         let filters = action.filters.iter().map(&filter).collect();
-        Rule { filters, timeouts: action.timeouts, backends }
+        let series = Rc::new(families.0.series(labels()));
+        Rule { filters, timeouts: action.timeouts, series, backends }
     }
 
     fn target(&self, backend: &outbound::Backend) -> Target {

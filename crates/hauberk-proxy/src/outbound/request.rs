@@ -30,7 +30,7 @@ use crate::http::Version;
 use crate::http::answer::{self, Manner};
 use crate::http::body::Body;
 use crate::http::classify::Pending;
-use crate::http::exchange::End;
+use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
 use crate::http::headers::{self, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
@@ -142,7 +142,7 @@ impl Connection {
         self.filter(&rule.filters, &mut parts, matched, manner)?;
         let backend = rule.backend(worker)?;
         self.filter(&backend.filters, &mut parts, matched, manner)?;
-        backend.requests.inc();
+        backend.series.request();
 
         let (balancer, is_forward) = match &backend.target {
             BackendTarget::Balance(pool) => (&pool.balancer, false),
@@ -154,16 +154,20 @@ impl Connection {
         let required = required.as_ref();
         let attempt = Attempt { balancer, series: None, required, began };
         let request = Request::from_parts(parts, Body::Incoming(body));
-        let sent = within(rule.timeouts.request, began, attempt.send(worker, request)).await?;
-        let sent = sent.map_err(|unanswered| match unanswered {
-            Unanswered::Refused(Refusal::Failfast) => {
-                Refused::from(Failure::us(What::FailFast(table.parent.to_string().into())))
-            }
-            Unanswered::Refused(Refusal::Full) => Failure::us(What::Shed).into(),
-            Unanswered::Failed(failure) => Refused::Failed(failure),
-            Unanswered::Reset(error) => Refused::Reset(error),
-        })?;
-        let mut response = self.response(sent, manner, began, permit, is_forward);
+        let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
+        let sent = within(rule.timeouts.request, began, attempt.send(worker, request)).await;
+        let sent = sent.inspect_err(|_| count_failed(&routes, "REQUEST_TIMEOUT", began))?;
+        let sent = sent.inspect_err(|why| count_failed(&routes, why.name(), began)).map_err(
+            |unanswered| match unanswered {
+                Unanswered::Refused(Refusal::Failfast) => {
+                    Refused::from(Failure::us(What::FailFast(table.parent.to_string().into())))
+                }
+                Unanswered::Refused(Refusal::Full) => Failure::us(What::Shed).into(),
+                Unanswered::Failed(failure) => Refused::Failed(failure),
+                Unanswered::Reset(error) => Refused::Reset(error),
+            },
+        )?;
+        let mut response = self.response(sent, routes, manner, began, permit, is_forward);
         filter::apply_to_response(&backend.filters, response.headers_mut());
         filter::apply_to_response(&rule.filters, response.headers_mut());
         Ok(response)
@@ -188,6 +192,7 @@ impl Connection {
     fn response(
         &self,
         sent: Sent,
+        routes: Routes,
         manner: Manner,
         began: Instant,
         permit: Permit,
@@ -217,6 +222,7 @@ impl Connection {
             status: parts.status,
             pending: Pending::new(manner.grpc, parts.status, &parts.headers),
             series,
+            routes,
             lease,
             keep: answer.keep,
             permit,
@@ -282,6 +288,13 @@ fn clean(parts: &mut Parts) -> Result<Option<WorkloadId>, Failure> {
     match text.parse() {
         Ok(id) => Ok(Some(id)),
         Err(_) => Err(Failure::us(What::IdentityRequired { required: text.to_owned() })),
+    }
+}
+
+/// Counts a request that has no response of its backend.
+fn count_failed(routes: &Routes, error: &'static str, began: Instant) {
+    for route in routes.iter().flatten() {
+        route.failed(error, began.elapsed());
     }
 }
 

@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::balance::{Balancer, Lease, Outcome, Refusal};
 use crate::http::body::Body;
 use crate::http::classify::{Break, Class};
-use crate::http::client::{Answer, Client, SendError};
+use crate::http::client::{Answer, Client, SendError, broken};
 use crate::http::failure::{Failure, What};
 use crate::telemetry::http::Series;
+use crate::telemetry::route::error_name;
 use crate::worker::Worker;
 
 /// Endpoints tried for one request. The failfast time bounds the waiting; this bounds the work
@@ -56,6 +57,18 @@ pub enum Unanswered {
     Failed(Rc<Failure>),
     /// The endpoint reset the stream.
     Reset(hyper::Error),
+}
+
+impl Unanswered {
+    /// Value of the label `error` of route metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Unanswered::Refused(Refusal::Failfast) => "FAIL_FAST",
+            Unanswered::Refused(Refusal::Full) => "LOAD_SHED",
+            Unanswered::Failed(_) => "IO",
+            Unanswered::Reset(error) => error_name(broken(error)),
+        }
+    }
 }
 
 impl Attempt<'_> {
@@ -137,7 +150,7 @@ impl Attempt<'_> {
                 Once::Over(Unanswered::Failed(Rc::new(failure)))
             }
             SendError::Reset(error) => {
-                count(crate::http::client::broken(&error));
+                count(broken(&error));
                 lease.connected();
                 lease.judge(Outcome::Failure, now);
                 Once::Over(Unanswered::Reset(error))

@@ -8,7 +8,7 @@
 
 use crate::{
     http::classify::{Break, Class, Verdict},
-    telemetry::labels::Labels,
+    telemetry::{labels::Labels, route},
 };
 use hauberk_process::metrics::Distribution;
 use http::StatusCode;
@@ -45,14 +45,8 @@ pub struct Families {
     pub inbound_errors: Counters,
     /// `outbound_http_errors_total`.
     pub outbound_errors: Counters,
-    /// `outbound_http_route_backend_requests_total`.
-    pub route_backend_requests: Counters,
-    /// `outbound_grpc_route_backend_requests_total`.
-    pub grpc_route_backend_requests: Counters,
-    /// `inbound_http_requests_total`.
-    pub inbound_route_requests: Counters,
-    /// `inbound_grpc_requests_total`.
-    pub inbound_grpc_route_requests: Counters,
+    /// Families about routes.
+    pub route: route::Families,
 }
 
 impl Families {
@@ -61,6 +55,7 @@ impl Families {
         let latency = Distributions::new_with_constructor(|| Distribution::new(LATENCY_BOUNDS));
         let help = "Time from request headers to the end of the response, in milliseconds";
         registry.register("response_latency_ms", help, latency.clone());
+        let route = route::Families::register(registry);
         let mut counters = |name: &str, help: &str| {
             let family = Counters::default();
             registry.register(name, help, family.clone());
@@ -87,17 +82,8 @@ impl Families {
                 "outbound_http_errors",
                 "Requests answered by the proxy itself",
             ),
-            route_backend_requests: counters(
-                "outbound_http_route_backend_requests",
-                "Requests given to a backend of a route",
-            ),
-            grpc_route_backend_requests: counters(
-                "outbound_grpc_route_backend_requests",
-                "Calls given to a backend of a route",
-            ),
-            inbound_route_requests: counters("inbound_http_requests", "Requests to a route"),
-            inbound_grpc_route_requests: counters("inbound_grpc_requests", "Calls to a route"),
             latency,
+            route,
         }
     }
 

@@ -1,0 +1,287 @@
+//! Metric families about routes, in the newer naming of linkerd2-proxy v2.
+//!
+//! | prefix | labels | when |
+//! |---|---|---|
+//! | `outbound_{http,grpc}_route_backend_` | parent, route, backend | each request given to a backend |
+//! | `outbound_{http,grpc}_route_` | parent, route | each request that a route was found for |
+//! | `inbound_{http,grpc}_` | server, route | each request that was permitted |
+//!
+//! [`RouteSeries`] are resolved when a policy is compiled (outbound) or when a connection meets a
+//! route (inbound). A request costs one addition when it is given on, and one addition and one
+//! search among a handful of bounds when it has ended.
+//!
+//! Not here: frame sizes, retry counters, host names as labels.
+
+use crate::{
+    http::classify::{Break, Class},
+    telemetry::labels::Labels,
+};
+use hauberk_process::metrics::Distribution;
+use http::StatusCode;
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family},
+    registry::{Registry, Unit},
+};
+use std::{cell::RefCell, time::Duration};
+
+type Counters = Family<Labels, Counter>;
+type Distributions = Family<Labels, Distribution, fn() -> Distribution>;
+
+/// Bounds in seconds of what a backend takes.
+const BACKEND_BOUNDS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+/// Bounds in seconds of what a route takes, all attempts together.
+const ROUTE_BOUNDS: &[f64] = &[0.05, 0.5, 1.0, 10.0];
+
+/// The route families of both protocols and directions.
+#[derive(Clone, Debug)]
+pub struct Families {
+    /// `outbound_http_route_backend_*`.
+    pub http_backend: Family3,
+    /// `outbound_grpc_route_backend_*`.
+    pub grpc_backend: Family3,
+    /// `outbound_http_route_*`.
+    pub http_route: Family3,
+    /// `outbound_grpc_route_*`.
+    pub grpc_route: Family3,
+    /// `inbound_http_*`.
+    pub http_inbound: Family3,
+    /// `inbound_grpc_*`.
+    pub grpc_inbound: Family3,
+}
+
+/// Requests, what they took, and how they ended.
+#[derive(Clone, Debug)]
+pub struct Family3 {
+    requests: Option<Counters>,
+    duration: Distributions,
+    statuses: Counters,
+    protocol: Protocol,
+}
+
+/// Which status is a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Grpc,
+}
+
+impl Families {
+    /// Registers all families.
+    pub fn register(registry: &mut Registry) -> Self {
+        let mut backend = |protocol: Protocol| {
+            let prefix = format!("outbound_{}_route_backend", protocol.as_str());
+            Family3 {
+                requests: Some(counters(registry, format!("{prefix}_requests"))),
+                duration: durations(
+                    registry,
+                    format!("{prefix}_response_duration"),
+                    BACKEND_BOUNDS,
+                ),
+                statuses: counters(registry, format!("{prefix}_response_statuses")),
+                protocol,
+            }
+        };
+        let (http_backend, grpc_backend) = (backend(Protocol::Http), backend(Protocol::Grpc));
+        let mut route = |protocol: Protocol| {
+            let prefix = format!("outbound_{}_route", protocol.as_str());
+            Family3 {
+                requests: None,
+                duration: durations(registry, format!("{prefix}_request_duration"), ROUTE_BOUNDS),
+                statuses: counters(registry, format!("{prefix}_request_statuses")),
+                protocol,
+            }
+        };
+        let (http_route, grpc_route) = (route(Protocol::Http), route(Protocol::Grpc));
+        let mut inbound = |protocol: Protocol| {
+            let prefix = format!("inbound_{}", protocol.as_str());
+            Family3 {
+                requests: Some(counters(registry, format!("{prefix}_requests"))),
+                duration: durations(registry, format!("{prefix}_request_duration"), BACKEND_BOUNDS),
+                statuses: counters(registry, format!("{prefix}_statuses")),
+                protocol,
+            }
+        };
+        let (http_inbound, grpc_inbound) = (inbound(Protocol::Http), inbound(Protocol::Grpc));
+        Self { http_backend, grpc_backend, http_route, grpc_route, http_inbound, grpc_inbound }
+    }
+}
+
+fn counters(registry: &mut Registry, name: String) -> Counters {
+    let family = Counters::default();
+    registry.register(name, "Requests of a route", family.clone());
+    family
+}
+
+fn durations(registry: &mut Registry, name: String, bounds: &'static [f64]) -> Distributions {
+    // A plain function cannot capture the bounds, so there is one for each.
+    let constructor: fn() -> Distribution = if bounds == ROUTE_BOUNDS {
+        || Distribution::new(ROUTE_BOUNDS)
+    } else {
+        || Distribution::new(BACKEND_BOUNDS)
+    };
+    let family = Distributions::new_with_constructor(constructor);
+    registry.register_with_unit(name, "Time of a request", Unit::Seconds, family.clone());
+    family
+}
+
+impl Protocol {
+    fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http => "http",
+            Protocol::Grpc => "grpc",
+        }
+    }
+}
+
+impl Family3 {
+    /// Resolves the counters for `labels`.
+    pub fn series(&self, labels: Labels) -> RouteSeries {
+        RouteSeries {
+            requests: self.requests.as_ref().map(|family| family.get_or_create_owned(&labels)),
+            duration: self.duration.get_or_create_owned(&labels),
+            statuses: self.statuses.clone(),
+            known: RefCell::default(),
+            protocol: self.protocol,
+            labels,
+        }
+    }
+}
+
+/// The counters of one route, or of one backend of it.
+#[derive(Debug)]
+pub struct RouteSeries {
+    requests: Option<Counter>,
+    duration: Distribution,
+    statuses: Counters,
+    known: RefCell<Vec<(Ending, Counter)>>,
+    protocol: Protocol,
+    labels: Labels,
+}
+
+/// What the labels of an ending are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ending {
+    status: Option<u16>,
+    error: &'static str,
+}
+
+impl RouteSeries {
+    /// A request was given on.
+    pub fn request(&self) {
+        if let Some(requests) = &self.requests {
+            requests.inc();
+        }
+    }
+
+    /// A request has ended with a response.
+    pub fn response(&self, status: StatusCode, class: Class, took: Duration) {
+        let (grpc, error) = match class {
+            Class::Http(_) => (None, ""),
+            Class::Grpc(_, code) => (Some(code), ""),
+            Class::Broken(how) => (None, error_name(how)),
+        };
+        let status = match self.protocol {
+            Protocol::Http => Some(status.as_u16()),
+            Protocol::Grpc => grpc,
+        };
+        self.ended(Ending { status, error }, took);
+    }
+
+    /// A request has ended without a response of its backend; `error` says why.
+    pub fn failed(&self, error: &'static str, took: Duration) {
+        self.ended(Ending { status: None, error }, took);
+    }
+
+    fn ended(&self, ending: Ending, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
+        let mut known = self.known.borrow_mut();
+        if let Some((_, counter)) = known.iter().find(|(known, _)| *known == ending) {
+            counter.inc();
+            return;
+        }
+        let labels = self.labels.clone();
+        let labels = match self.protocol {
+            Protocol::Http => {
+                labels.with("http_status", ending.status.map_or(String::new(), |s| s.to_string()))
+            }
+            Protocol::Grpc => labels.with("grpc_status", grpc_name(ending.status, ending.error)),
+        };
+        let counter = self.statuses.get_or_create_owned(&labels.with("error", ending.error));
+        counter.inc();
+        known.push((ending, counter));
+    }
+}
+
+/// Value of the label `error` for a stream that broke.
+pub fn error_name(how: Break) -> &'static str {
+    match how {
+        Break::Timeout => "RESPONSE_STREAM_TIMEOUT",
+        Break::Reset(h2::Reason::CANCEL) => "CANCEL",
+        Break::Reset(h2::Reason::REFUSED_STREAM) => "REFUSED",
+        Break::Reset(h2::Reason::ENHANCE_YOUR_CALM) => "ENHANCE_YOUR_CALM",
+        Break::Reset(_) => "RESET",
+        Break::Unclassified => "IO",
+    }
+}
+
+/// The name of a gRPC code, as the gRPC status code documentation spells it.
+fn grpc_name(code: Option<u16>, error: &str) -> &'static str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    match code {
+        Some(code) => NAMES.get(usize::from(code)).copied().unwrap_or("UNKNOWN"),
+        None if error.is_empty() => "UNKNOWN",
+        None => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::classify::Verdict;
+
+    #[test]
+    fn writes_the_families_of_both_protocols() {
+        let mut registry = Registry::default();
+        let families = Families::register(&mut registry);
+        let labels = || Labels::new().with("route_name", "r");
+        let second = Duration::from_secs(1);
+        let http = families.http_backend.series(labels());
+        http.request();
+        http.response(StatusCode::OK, Class::Http(Verdict::Success), second);
+        http.response(StatusCode::OK, Class::Broken(Break::Unclassified), second);
+        http.failed("FAIL_FAST", second);
+        let grpc = families.grpc_route.series(labels());
+        grpc.response(StatusCode::OK, Class::Grpc(Verdict::Failure, 13), second);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let backend = "outbound_http_route_backend";
+        for line in [
+            format!("{backend}_requests_total{{route_name=\"r\"}} 1"),
+            format!("{backend}_response_duration_seconds_count{{route_name=\"r\"}} 3"),
+            format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"200\",error=\"\"}} 1"),
+            format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"200\",error=\"IO\"}} 1"),
+            format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"\",error=\"FAIL_FAST\"}} 1"),
+            "outbound_grpc_route_request_statuses_total{route_name=\"r\",grpc_status=\"INTERNAL\",error=\"\"} 1".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{line} in\n{text}");
+        }
+    }
+}
