@@ -156,7 +156,8 @@ async fn follow<E: 'static>(
         let wait = async {
             loop {
                 let idle_at = pool.used.get() + idle_timeout;
-                if Rc::strong_count(&pool) > 2 {
+                // While the control plane is away nothing is forgotten that could not be asked for again.
+                if Rc::strong_count(&pool) > 2 || !worker.directory.is_reachable() {
                     pool.used.set(Instant::now());
                 } else if idle_at <= Instant::now() {
                     return;

@@ -108,6 +108,8 @@ struct Inner {
     inbound_policies: Questions<Port, InboundPolicy>,
     /// `None` where answers are published by hand.
     starts: Option<mpsc::Sender<Start>>,
+    /// Whether the last thing heard of the control plane was not that it is away.
+    is_reachable: watch::Sender<bool>,
 }
 
 /// Questions of one kind that somebody waits for. The lock is held for one look-up, only when a worker meets a target
@@ -166,8 +168,15 @@ impl Directory {
             endpoints: Questions::default(),
             inbound_policies: Questions::default(),
             starts,
+            is_reachable: watch::channel(true).0,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether the control plane answers, as far as we know. While it does not, caches forget nothing: what is idle now
+    /// could not be asked for again.
+    pub fn is_reachable(&self) -> bool {
+        *self.inner.is_reachable.borrow()
     }
 
     /// A directory that asks the control plane; its streams run on the current runtime as tasks.

@@ -14,7 +14,7 @@ use hauberk_proxy::run::Capture;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use support::{
     Control, SERVICE, Sidecar, authority, captured_for, captured_in_for, detect, endpoints,
-    identity, meshed, opaque_route, policy, sidecar, within,
+    identity, meshed, opaque_route, policy, sidecar, sidecar_with, within,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,6 +39,10 @@ struct Mesh {
 }
 
 async fn mesh(way: Way, protocol: OutboundProtocol) -> Mesh {
+    mesh_with(way, protocol, &[]).await
+}
+
+async fn mesh_with(way: Way, protocol: OutboundProtocol, changes: &[(&str, &str)]) -> Mesh {
     let control = Control::start();
     let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = application.local_addr().unwrap();
@@ -55,7 +59,7 @@ async fn mesh(way: Way, protocol: OutboundProtocol) -> Mesh {
         knowledge.outbound.insert(SERVICE.parse().unwrap(), policy(protocol));
         knowledge.endpoints.insert(authority(), endpoints([endpoint]));
     });
-    let client = sidecar(&control, "client", captured_for(SERVICE)).await;
+    let client = sidecar_with(&control, "client", captured_for(SERVICE), changes).await;
     Mesh { control, client, server, application }
 }
 
@@ -178,7 +182,10 @@ async fn a_client_without_a_proxy_hears_a_server_that_speaks_first() {
 
 #[tokio::test]
 async fn what_is_known_keeps_serving_while_the_control_plane_is_away() {
-    let mut mesh = mesh(Way::Direct, OutboundProtocol::Opaque(vec![opaque_route()])).await;
+    // Idle knowledge would be forgotten at once, if it could be asked for again.
+    let impatient = &[("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "10ms")];
+    let mut mesh =
+        mesh_with(Way::Direct, OutboundProtocol::Opaque(vec![opaque_route()]), impatient).await;
     let mut client = mesh.connect().await;
     client.write_all(b"\x01").await.unwrap();
     let mut server = mesh.accept().await;
@@ -189,11 +196,14 @@ async fn what_is_known_keeps_serving_while_the_control_plane_is_away() {
 
     client.write_all(b"\x02").await.unwrap();
     read_exactly(&mut server, b"\x02").await;
+    drop((client, server));
+    // Longer than any idle timeout in play; nothing is waited for, so there is nothing to poll.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let mut another = mesh.connect().await;
     another.write_all(b"\x03").await.unwrap();
     let mut accepted = mesh.accept().await;
     read_exactly(&mut accepted, b"\x03").await;
-    drop((client, server, another, accepted));
+    drop((another, accepted));
     mesh.end().await;
 }
 

@@ -26,6 +26,12 @@ use tokio::{
 };
 use tonic::{Code, Status, Streaming, transport::Channel};
 
+/// A control plane that has come back is found within this time, whatever the settings allow.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// When it is found by one stream, the others follow within this time, each at a moment of its own.
+const FOLLOW_MAX: Duration = Duration::from_millis(500);
+
 /// How long "there is no such thing" is believed.
 const ABSENT_RETRY: Duration = Duration::from_secs(30);
 
@@ -50,6 +56,7 @@ struct Shared {
     policy_limits: StreamLimits,
     metrics: Control,
     tasks: Tasks,
+    is_reachable: watch::Sender<bool>,
 }
 
 impl Streams {
@@ -68,6 +75,7 @@ impl Streams {
             policy_limits: limits(&config.policy, config.streams),
             metrics,
             tasks,
+            is_reachable: directory.inner.is_reachable.clone(),
         };
         Self {
             directory,
@@ -211,7 +219,12 @@ async fn follow<Q: Question>(
                     ABSENT_RETRY
                 }
                 code => {
-                    let pause = shared.backoff.delay(failures, random);
+                    if is_away(code) {
+                        shared
+                            .is_reachable
+                            .send_if_modified(|known| std::mem::replace(known, false));
+                    }
+                    let pause = shared.backoff.delay(failures, random).min(PAUSE_MAX);
                     tracing::debug!(
                         service = Q::SERVICE,
                         ?code,
@@ -226,6 +239,7 @@ async fn follow<Q: Question>(
         });
         tokio::select! {
             () = tokio::time::sleep(pause.unwrap_or_default()) => {}
+            () = found_again(shared), if failures > 0 => {}
             () = sender.closed() => {}
             () = shutdown.ended() => return,
         }
@@ -233,6 +247,20 @@ async fn follow<Q: Question>(
             return;
         }
     }
+}
+
+/// Whether a stream ended so because nobody is there, and not because somebody disliked the question.
+fn is_away(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+}
+
+/// Waits until another stream has reached the control plane, and a random moment longer.
+async fn found_again(shared: &Shared) {
+    let mut is_reachable = shared.is_reachable.subscribe();
+    if is_reachable.wait_for(|reachable| *reachable).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(FOLLOW_MAX.mul_f32(rand::random())).await;
 }
 
 /// Opens a stream and takes its messages until it ends. `Ok` is an end on our own account.
@@ -252,6 +280,7 @@ async fn follow_once<Q: Question>(
         Some(Err(status)) => return status,
         None => return Status::deadline_exceeded("the stream did not open in time"),
     };
+    shared.is_reachable.send_if_modified(|known| !std::mem::replace(known, true));
     let mut wait = limits.initial_timeout;
     loop {
         let left = lifetime.map(|end| end.saturating_duration_since(Instant::now()));

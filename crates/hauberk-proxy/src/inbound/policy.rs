@@ -138,7 +138,9 @@ async fn sweep(worker: Rc<Worker>) {
             if Rc::strong_count(&entry.policy.0) > 1 {
                 entry.used_at = now;
             }
-            entry.is_kept || now.duration_since(entry.used_at) < pause
+            entry.is_kept
+                || !worker.directory.is_reachable()
+                || now.duration_since(entry.used_at) < pause
         });
         if known.values().all(|entry| entry.is_kept) {
             policies.is_swept.set(false);

@@ -1,7 +1,8 @@
 //! What is known of an original destination, shared by all its connections on one worker.
 //!
 //! Asking costs a look-up in this worker's map; only the first connection to a target asks the control plane. What is
-//! unused for the discovery idle timeout is forgotten, and its streams end with it.
+//! unused for the discovery idle timeout is forgotten, and its streams end with it; not while the control plane is away,
+//! because then it could not be asked for again.
 
 use crate::{
     control::{self, Directory, Live},
@@ -239,7 +240,9 @@ async fn sweep(worker: Rc<Worker>) {
             () = worker.shutdown.ended() => return,
         }
         let mut known = targets.known.borrow_mut();
-        forget_idle(&mut known, Instant::now(), targets.idle_timeout);
+        if worker.directory.is_reachable() {
+            forget_idle(&mut known, Instant::now(), targets.idle_timeout);
+        }
         if known.is_empty() {
             targets.is_swept.set(false);
             return;
