@@ -3,11 +3,12 @@
 //! Each command is a short conversation with the lab's runtime; only `up` starts one. What is typed
 //! is here, what is shown is in the modules.
 
+mod forward;
 mod show;
+mod stat;
 mod up;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ enum Command {
     Down,
     /// List the pods
     Ps(Ps),
+    /// Show what the workloads do: success rate, requests, latency, secured connections
+    Stat(stat::Stat),
     /// Print what a container has written
     Logs(Logs),
     /// Run a program in a container
@@ -53,7 +56,7 @@ enum Command {
     /// Show objects
     Get(Get),
     /// Forward ports of this machine to a pod or service
-    PortForward(PortForward),
+    PortForward(forward::PortForward),
     /// The lab itself; started by `up`
     #[command(hide = true)]
     Runtime(Runtime),
@@ -160,18 +163,6 @@ struct Get {
 }
 
 #[derive(Args, Debug)]
-struct PortForward {
-    #[command(flatten)]
-    place: Place,
-    /// LOCAL:REMOTE, or one number for both; LOCAL may be 0 for any free port
-    #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
-    ports: Vec<String>,
-    /// Address of this machine to listen on
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
-    address: std::net::IpAddr,
-}
-
-#[derive(Args, Debug)]
 struct Runtime {
     /// Options as JSON
     options: String,
@@ -186,6 +177,7 @@ pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
         Command::Up(up) => up::run(up, &state()?),
         Command::Down => down(&state()?),
         Command::Ps(ps) => list_pods(ps, &state()?),
+        Command::Stat(stat) => stat::run(&state()?, stat).map(|()| ExitCode::SUCCESS),
         Command::Logs(logs) => {
             let client = Client::connect(&state()?)?;
             client.logs(logs.place.target(), logs.follow, &mut io::stdout().lock())?;
@@ -202,7 +194,7 @@ pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
         }
         Command::Delete(delete) => remove(delete, &state()?),
         Command::Get(get) => show_objects(get, &state()?),
-        Command::PortForward(forward) => port_forward(forward, &state()?),
+        Command::PortForward(forward) => forward::run(forward, &state()?),
         Command::Runtime(runtime) => {
             let options = serde_json::from_str(&runtime.options)
                 .context("this command is for `hauberk local up` only")?;
@@ -213,9 +205,10 @@ pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
 
 fn down(state: &StateDirectory) -> anyhow::Result<ExitCode> {
     let client = Client::connect(state)?;
+    let made = state.made();
     eprintln!("ending lab {}", state.lab());
     client.stop()?;
-    state.remove();
+    made.inspect(|made| state.remove(*made));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -326,59 +319,4 @@ fn show_objects(get: &Get, state: &StateDirectory) -> anyhow::Result<ExitCode> {
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn port_forward(forward: &PortForward, state: &StateDirectory) -> anyhow::Result<ExitCode> {
-    let mut threads = Vec::new();
-    for text in &forward.ports {
-        let (local, remote) = text.split_once(':').unwrap_or((text, text));
-        let number = |text: &str| {
-            text.parse::<u16>().with_context(|| format!("{text:?} is not a port; hint: 8080:80"))
-        };
-        let (local, remote) = (number(local)?, number(remote)?);
-        let listener = TcpListener::bind(SocketAddr::new(forward.address, local))
-            .with_context(|| format!("cannot listen on {}:{local}", forward.address))?;
-        eprintln!(
-            "forwarding {} to port {remote} of {}",
-            listener.local_addr()?,
-            forward.place.pod
-        );
-        let (state, target) = (state.clone(), forward.place.target());
-        threads.push(std::thread::spawn(move || accept(&listener, &state, &target, remote)));
-    }
-    for thread in threads {
-        let ended = thread.join();
-        ended.unwrap_or_else(|_| bail!("a forwarding thread panicked"))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn accept(
-    listener: &TcpListener,
-    state: &StateDirectory,
-    target: &Target,
-    remote: u16,
-) -> anyhow::Result<()> {
-    loop {
-        let (here, _) = listener.accept()?;
-        // Asked anew for each connection: the pod may have been replaced.
-        match Client::connect(state)?.dial(target.clone(), remote) {
-            Ok(there) => {
-                std::thread::spawn(move || copy_both(&here, &there));
-            }
-            Err(error) => eprintln!("error: {error:#}"),
-        }
-    }
-}
-
-fn copy_both(here: &TcpStream, there: &TcpStream) {
-    let copy = |mut from: &TcpStream, mut to: &TcpStream| {
-        // Either side may end the connection at any time; that is not our error.
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(|| copy(here, there));
-        copy(there, here);
-    });
 }

@@ -34,12 +34,10 @@ const PAGE_BYTES_MAX: u64 = 16 << 20;
 /// Pages fetched at the same time.
 const FETCHERS: usize = 8;
 
-/// Show what the workloads of a lab do: success rate, requests, latency, secured connections
-///
 /// The figures are of the side that serves; for a workload that only calls others (marked `out`)
 /// they are of its calls.
 #[derive(Args, Debug)]
-pub(crate) struct Stat {
+pub(super) struct Stat {
     /// Time the rates and percentiles are taken over, in seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
     window: u64,
@@ -61,7 +59,7 @@ enum Format {
 }
 
 /// Runs the command against that lab.
-pub(crate) fn run(state: &StateDirectory, stat: &Stat) -> anyhow::Result<()> {
+pub(super) fn run(state: &StateDirectory, stat: &Stat) -> anyhow::Result<()> {
     let mut sampler = Sampler::new(state.clone(), Duration::from_secs(stat.window));
     // Two samples make a rate: the first table comes after a second.
     sampler.sample()?;
@@ -83,7 +81,7 @@ pub(crate) fn run(state: &StateDirectory, stat: &Stat) -> anyhow::Result<()> {
 }
 
 /// Shows the table every few seconds until the lab is gone.
-pub(crate) fn follow(state: &StateDirectory) -> anyhow::Result<()> {
+pub(super) fn follow(state: &StateDirectory) -> anyhow::Result<()> {
     let mut sampler = Sampler::new(state.clone(), Duration::from_secs(10));
     while sampler.sample().is_ok() {
         output::artefact(&screen(&sampler.table(), std::io::stdout().is_terminal()))?;
@@ -162,7 +160,8 @@ impl Sampler {
             let mut line = String::new();
             for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 // Names are aligned to the left, figures to the right.
-                let cell = if at < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+                let cell =
+                    if at < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
                 line.push_str(&cell);
                 line.push_str("   ");
             }
@@ -203,7 +202,8 @@ struct Row {
 
 impl Row {
     fn columns(&self) -> [String; 9] {
-        let percent = |share: Option<f64>| share.map_or("-".to_owned(), |s| format!("{:.1}%", s * 100.0));
+        let percent =
+            |share: Option<f64>| share.map_or("-".to_owned(), |s| format!("{:.1}%", s * 100.0));
         let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.0}ms"));
         let stats = self.stats.as_ref();
         let out = stats.is_some_and(|s| s.side == Side::Outbound);
@@ -227,11 +227,7 @@ fn workload(pod: &PodRow) -> String {
 }
 
 fn target(pod: &PodRow) -> TargetKey {
-    TargetKey {
-        namespace: pod.namespace.clone(),
-        workload: workload(pod),
-        pod: pod.name.clone(),
-    }
+    TargetKey { namespace: pod.namespace.clone(), workload: workload(pod), pod: pod.name.clone() }
 }
 
 /// Fetches the pages of all pods, a few at a time; answers are in the order of the pods.
@@ -255,11 +251,8 @@ fn fetch_all(state: &StateDirectory, pods: &[&PodRow]) -> Vec<anyhow::Result<Str
 
 /// Fetches one page. HTTP/1.0, so that its end is the connection's end.
 fn fetch(state: &StateDirectory, pod: &PodRow) -> anyhow::Result<String> {
-    let target = Target {
-        pod: pod.name.clone(),
-        namespace: Some(pod.namespace.clone()),
-        container: None,
-    };
+    let target =
+        Target { pod: pod.name.clone(), namespace: Some(pod.namespace.clone()), container: None };
     let mut stream: TcpStream = Client::connect(state)?.dial(target, ADMIN_PORT)?;
     stream.set_read_timeout(Some(FETCH_TIMEOUT))?;
     stream.set_write_timeout(Some(FETCH_TIMEOUT))?;

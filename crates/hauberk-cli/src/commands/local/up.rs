@@ -13,6 +13,8 @@ use hauberk_local::api::{Answer, Progress, Request};
 use hauberk_local::client::{Client, StateDirectory};
 use hauberk_local::launch::{Attachment, Ended, Mesh, Options, Running, Signal, launch};
 
+use super::forward::Forward;
+
 /// How often the runtime is asked how far it is.
 const POLL: Duration = Duration::from_millis(25);
 /// How often a person is told.
@@ -28,6 +30,12 @@ pub(super) struct Up {
     /// Let the lab stand alone; `hauberk local down` ends it
     #[arg(short, long)]
     detach: bool,
+    /// Show what the workloads do, again and again, once they are ready
+    #[arg(long, conflicts_with = "detach")]
+    stat: bool,
+    /// Lead a port of this machine to a service while the lab runs, as svc/web=8080:80
+    #[arg(long = "forward", value_name = "PLACE=[LOCAL:]REMOTE", conflicts_with = "detach")]
+    forwards: Vec<Forward>,
     /// Program of an image, as nginx="nginx -g 'daemon off;'"
     #[arg(long = "image", value_name = "IMAGE=COMMAND", value_parser = image)]
     images: Vec<(String, String)>,
@@ -60,20 +68,29 @@ pub(super) fn run(up: &Up, state: &StateDirectory) -> anyhow::Result<ExitCode> {
         bail!("lab {lab:?} is running already; hint: `hauberk local down`, or another --lab");
     }
     let options = options(up, state)?;
-    state.create()?;
+    let made = state.create()?;
     let attachment = if up.detach { Attachment::Detached } else { Attachment::Foreground };
     let began = Instant::now();
     let signals = Signals::install()?;
     let arguments = ["local", "runtime"];
     let running =
-        launch(&options, state, &arguments, attachment).inspect_err(|_| state.remove())?;
+        launch(&options, state, &arguments, attachment).inspect_err(|_| state.remove(made))?;
     let lab = LabProcess { running, state };
     match wait_until_ready(up, &lab, &signals, began)? {
         Outcome::Ready if up.detach => Ok(ExitCode::SUCCESS),
         Outcome::Ready => {
+            for forward in &up.forwards {
+                let (at, place) = forward.start(state)?;
+                eprintln!("http://{at} leads to {place}");
+            }
             eprintln!("Ctrl-C ends the lab");
+            if up.stat {
+                let state = state.clone();
+                // It ends with the lab, or with this process.
+                std::thread::spawn(move || super::stat::follow(&state));
+            }
             let ended = lab.wait(&signals);
-            state.remove();
+            state.remove(made);
             Ok(exit_code(ended))
         }
         Outcome::Ended(ended) => {
@@ -81,12 +98,12 @@ pub(super) fn run(up: &Up, state: &StateDirectory) -> anyhow::Result<ExitCode> {
                 let log = std::fs::read_to_string(state.log()).unwrap_or_default();
                 eprint!("{log}");
             }
-            state.remove();
+            state.remove(made);
             Ok(exit_code(ended))
         }
         Outcome::TooLate => {
             lab.end(&signals);
-            state.remove();
+            state.remove(made);
             bail!("not all pods were ready within {} s", up.timeout)
         }
     }
