@@ -60,7 +60,7 @@ async fn serve_or_fail(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), 
         return Err(Failure::client(What::NotOurs(target)));
     }
     if target.port() == inbound.listen.port() {
-        return direct::serve(worker, io, facts).await;
+        return Box::pin(direct::serve(worker, io, facts)).await;
     }
     let port = Port::new(target.port()).ok_or_else(|| Failure::client(What::NotOurs(target)))?;
     let policy = Policies::get(worker, port);
@@ -69,16 +69,16 @@ async fn serve_or_fail(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), 
         observe(worker, &mut io, &facts, &policy);
         return forward::serve(worker, io, &facts, &policy, None).await;
     }
-    let Secured { mut io, facts, sniffed, early } = match secure(worker, io, facts, &policy).await?
-    {
-        Ok(secured) => secured,
-        Err(ServerSpokeFirst { mut io, facts, application }) => {
-            observe(worker, &mut io, &facts, &policy);
-            return forward::serve(worker, io, &facts, &policy, Some(application)).await;
-        }
-    };
+    let Secured { mut io, facts, sniffed, early } =
+        match Box::pin(secure(worker, io, facts, &policy)).await? {
+            Ok(secured) => secured,
+            Err(ServerSpokeFirst { mut io, facts, application }) => {
+                observe(worker, &mut io, &facts, &policy);
+                return forward::serve(worker, io, &facts, &policy, Some(application)).await;
+            }
+        };
     observe(worker, &mut io, &facts, &policy);
-    speak(worker, io, facts, sniffed, early, policy).await
+    Box::pin(speak(worker, io, facts, sniffed, early, policy)).await
 }
 
 /// A connection of which is known whether it is TLS, and whose.
@@ -183,7 +183,7 @@ async fn speak(
                     None => ask_early(worker, &facts, &policy).await,
                 }
             };
-            let decided = detect::protocol(&mut io, &mut sniffed, timeout, asking).await;
+            let decided = Box::pin(detect::protocol(&mut io, &mut sniffed, timeout, asking)).await;
             count_detection(worker, &policy, begin, &decided);
             match decided.map_err(|error| Failure::client(What::Io(error)))? {
                 Decided::Http1 => (Some(Version::Http1), None),
@@ -196,7 +196,7 @@ async fn speak(
     sniffed.give_back(&mut io);
     match version {
         Some(version) => {
-            http::serve_inbound(Rc::clone(worker), io, facts, policy, version).await;
+            Box::pin(http::serve_inbound(Rc::clone(worker), io, facts, policy, version)).await;
             Ok(())
         }
         None => forward::serve(worker, io, &facts, &policy, application).await,

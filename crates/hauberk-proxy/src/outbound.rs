@@ -75,7 +75,8 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
 
     match protocol {
         Protocol::Http(version) => {
-            http::serve_outbound(Rc::clone(worker), io, facts.clone(), target, version).await;
+            let facts = facts.clone();
+            Box::pin(http::serve_outbound(Rc::clone(worker), io, facts, target, version)).await;
             Ok(())
         }
         Protocol::Opaque(connected) => opaque::serve(worker, io, facts, &target, connected).await,
@@ -141,7 +142,7 @@ async fn protocol(
     let early =
         async { opaque::choose(worker, target, policy, routes, Session::Opaque).await.ok() };
     let timeout = worker.config.outbound.side.detect_timeout;
-    let decided = detect::protocol(io, sniffed, timeout, early).await;
+    let decided = Box::pin(detect::protocol(io, sniffed, timeout, early)).await;
     let (result, protocol) = match decided {
         Ok(Decided::Http1) => ("http/1", Ok(Protocol::Http(Version::Http1))),
         Ok(Decided::Http2) => ("http/2", Ok(Protocol::Http(Version::Http2))),

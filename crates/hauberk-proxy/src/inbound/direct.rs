@@ -25,7 +25,7 @@ use std::{io, net::SocketAddr, rc::Rc};
 /// Serves a direct connection to its end.
 pub async fn serve(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), Failure> {
     let timeout = worker.config.inbound.side.detect_timeout;
-    let opened = tokio::time::timeout(timeout, open(worker, io)).await;
+    let opened = tokio::time::timeout(timeout, Box::pin(open(worker, io))).await;
     let (mut io, client, header) = opened.map_err(|_| Failure::client(What::DetectTimeout))??;
     let facts = Facts {
         original_dst: SocketAddr::new(facts.original_dst.ip(), header.port),
@@ -42,11 +42,13 @@ pub async fn serve(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), Fail
     match header.session {
         Session::Opaque => forward::serve(worker, io, &facts, &policy, None).await,
         Session::Http1 => {
-            http::serve_inbound(Rc::clone(worker), io, facts, policy, Version::Http1).await;
+            let serving = http::serve_inbound(Rc::clone(worker), io, facts, policy, Version::Http1);
+            Box::pin(serving).await;
             Ok(())
         }
         Session::Http2 => {
-            http::serve_inbound(Rc::clone(worker), io, facts, policy, Version::Http2).await;
+            let serving = http::serve_inbound(Rc::clone(worker), io, facts, policy, Version::Http2);
+            Box::pin(serving).await;
             Ok(())
         }
     }

@@ -55,7 +55,7 @@ pub async fn serve(
     check(worker, facts, policy)?;
     let mut application = match early {
         Some(application) => application,
-        None => connect(worker, facts.original_dst).await?,
+        None => Box::pin(connect(worker, facts.original_dst)).await?,
     };
     let copying = copy::both_ways(&mut io, &mut application);
     tokio::pin!(copying);

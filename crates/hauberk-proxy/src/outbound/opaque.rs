@@ -49,7 +49,7 @@ pub async fn serve(
     let policy = target.policy();
     let mut chosen = match chosen {
         Some(chosen) => chosen,
-        None => choose(worker, target, &policy, routes(&policy), Session::Opaque).await?,
+        None => Box::pin(choose(worker, target, &policy, routes(&policy), Session::Opaque)).await?,
     };
     drop(policy);
     let labels = chosen

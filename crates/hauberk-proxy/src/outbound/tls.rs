@@ -46,9 +46,9 @@ pub async fn serve(
         .with("target_ip", facts.original_dst.ip().to_string())
         .with("target_port", facts.original_dst.port().to_string())
         .with("hostname", hostname);
-    let mut connected =
-        opaque::follow(worker, &route.meta, &route.filters, &route.backends, Session::Opaque)
-            .await?;
+    let following =
+        opaque::follow(worker, &route.meta, &route.filters, &route.backends, Session::Opaque);
+    let mut connected = Box::pin(following).await?;
     drop(policy);
     let outbound = &worker.metrics.outbound;
     outbound.tls_route_open.get_or_create(&labels).inc();

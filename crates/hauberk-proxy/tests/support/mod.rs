@@ -279,6 +279,44 @@ pub struct Sidecar {
     _token: tempfile::NamedTempFile,
 }
 
+/// The environment of a proxy.
+fn environment(
+    control: &str,
+    account: &str,
+    anchors: &str,
+    token: &str,
+    changes: &[(&str, &str)],
+) -> BTreeMap<String, String> {
+    let name = identity(account).to_string();
+    let settings = [
+        ("INBOUND_LISTEN_ADDR", "127.0.0.1:0"),
+        ("OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
+        ("ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
+        ("DESTINATION_SVC_ADDR", control),
+        ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8"),
+        ("POLICY_SVC_ADDR", control),
+        ("POLICY_WORKLOAD", r#"{"ns":"test","pod":"pod"}"#),
+        ("IDENTITY_SVC_ADDR", control),
+        ("IDENTITY_LOCAL_NAME", &name),
+        ("IDENTITY_TRUST_ANCHORS", anchors),
+        ("IDENTITY_TOKEN_FILE", token),
+        ("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "60s"),
+    ];
+    let changed = settings.iter().chain(changes);
+    changed.map(|(name, value)| (format!("LINKERD2_PROXY_{name}"), (*value).to_owned())).collect()
+}
+
+/// The settings of a proxy that is not started.
+pub fn config(
+    control: &str,
+    account: &str,
+    anchors: &str,
+    token: &str,
+    changes: &[(&str, &str)],
+) -> settings::Config {
+    settings::read(&environment(control, account, anchors, token, changes), 1).unwrap()
+}
+
 /// Starts a proxy for `account` and waits until it is ready.
 pub async fn sidecar(control: &Control, account: &str, capture: Capture) -> Sidecar {
     sidecar_with(control, account, capture, &[]).await
@@ -291,46 +329,38 @@ pub async fn sidecar_with(
     capture: Capture,
     changes: &[(&str, &str)],
 ) -> Sidecar {
+    let sidecar = start(control, account, capture, changes).await;
+    sidecar.admin_until("/ready", |answer| answer.starts_with("HTTP/1.1 200")).await;
+    sidecar
+}
+
+/// Starts a proxy without waiting until it is ready.
+pub async fn start(
+    control: &Control,
+    account: &str,
+    capture: Capture,
+    changes: &[(&str, &str)],
+) -> Sidecar {
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "a token").unwrap();
     let anchors = control.ca.lock().unwrap().anchors().to_pem();
     let address = control.address.to_string();
-    let name = identity(account).to_string();
-    let settings = [
-        ("INBOUND_LISTEN_ADDR", "127.0.0.1:0"),
-        ("OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
-        ("ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
-        ("DESTINATION_SVC_ADDR", &address),
-        ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8"),
-        ("POLICY_SVC_ADDR", &address),
-        ("POLICY_WORKLOAD", r#"{"ns":"test","pod":"pod"}"#),
-        ("IDENTITY_SVC_ADDR", &address),
-        ("IDENTITY_LOCAL_NAME", &name),
-        ("IDENTITY_TRUST_ANCHORS", &anchors),
-        ("IDENTITY_TOKEN_FILE", token.path().to_str().unwrap()),
-        ("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", "60s"),
-    ];
-    let environment: BTreeMap<String, String> = settings
-        .iter()
-        .chain(changes)
-        .map(|(name, value)| (format!("LINKERD2_PROXY_{name}"), (*value).to_owned()))
-        .collect();
+    let token_path = token.path().to_str().unwrap();
+    let environment = environment(&address, account, &anchors, token_path, changes);
     let mut config = settings::read(&environment, 1).unwrap();
     config.outbound.dials_loopback = true;
     let shutdown = Shutdown::new();
     let tasks = Tasks::new(shutdown.clone());
     let surroundings = Surroundings { tasks, capture, environment, log: None, seed: 1 };
     let proxy = Proxy::start(config, surroundings).await.unwrap();
-    let sidecar = Sidecar {
+    Sidecar {
         outbound: proxy.outbound[0],
         inbound: proxy.inbound,
         admin: proxy.admin,
         proxy: Some(proxy),
         shutdown,
         _token: token,
-    };
-    sidecar.admin_until("/ready", |answer| answer.starts_with("HTTP/1.1 200")).await;
-    sidecar
+    }
 }
 
 impl Sidecar {
