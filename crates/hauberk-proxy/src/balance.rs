@@ -180,7 +180,8 @@ async fn follow<E: 'static>(
     pools(&worker).forget(&pool);
 }
 
-/// The parameters of a balancer for `load` on one side of the proxy.
+/// The parameters of a balancer for `load` on one side of the proxy. Where the policy wants failures
+/// to count as slow answers, they count as what they took.
 pub fn settings(
     load: Load,
     queue: Queue,
@@ -226,7 +227,7 @@ pub async fn connect(
             return Err(Failure::us(What::InvalidPolicy(Arc::clone(why))));
         }
         BackendTarget::Forward(endpoint) => {
-            let io = dial::dial(worker, endpoint, session).await?;
+            let io = Box::pin(dial::dial(worker, endpoint, session)).await?;
             return Ok(Connected { io, endpoint: Arc::clone(endpoint), _lease: None });
         }
         BackendTarget::Balance { authority, load } => (authority, *load),
@@ -243,7 +244,8 @@ pub async fn connect(
             Ok(lease) => lease,
             Err(refusal) => return Err(failed.unwrap_or_else(|| refused(refusal, authority))),
         };
-        match dial::dial(worker, lease.source(), session).await {
+        // Boxed, so that the long life after it does not carry the size of a handshake.
+        match Box::pin(dial::dial(worker, lease.source(), session)).await {
             Ok(io) => {
                 lease.opened(Instant::now());
                 let endpoint = Arc::clone(lease.source());

@@ -7,6 +7,7 @@ mod mesh;
 use std::rc::Rc;
 
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mesh::{Way, exchange, full, http1_application, read_until, recording};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -285,6 +286,40 @@ fn a_body_that_ends_with_the_connection_is_chunked_for_who_can_read_it() {
             let answer = exchange(mesh.connect(), old).await;
             assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{way:?} {answer}");
             assert!(answer.ends_with("\r\n\r\nuntil the end"), "{way:?} {answer}");
+        }
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    mesh::run(async |mesh| {
+        for way in mesh::WAYS {
+            let seen = Rc::new(std::cell::RefCell::new(None));
+            let record = Rc::clone(&seen);
+            let application = http1_application(move |request: Request<Incoming>| {
+                let record = Rc::clone(&record);
+                async move {
+                    let body = request.into_body().collect().await.unwrap();
+                    *record.borrow_mut() = body.trailers().cloned();
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert("x-sum", "9".parse().unwrap());
+                    let frames = [
+                        http_body::Frame::data("abc".into()),
+                        http_body::Frame::trailers(trailers),
+                    ];
+                    let frames = futures::stream::iter(frames.map(Ok::<_, mesh::TestError>));
+                    let body = mesh::body(http_body_util::StreamBody::new(frames));
+                    Response::builder().header("trailer", "x-sum").body(body).unwrap()
+                }
+            })
+            .await;
+            mesh.serve(application, way).await;
+            let request = "POST / HTTP/1.1\r\nhost: web\r\nte: trailers\r\ntrailer: x-check\r\n\
+                 transfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\nabc\r\n0\r\nx-check: 7\r\n\r\n";
+            let answer = exchange(mesh.connect(), request).await;
+            assert!(answer.ends_with("3\r\nabc\r\n0\r\nx-sum: 9\r\n\r\n"), "{way:?} {answer}");
+            let trailers = seen.borrow_mut().take().expect("the request's trailers");
+            assert_eq!(trailers["x-check"], "7", "{way:?}");
         }
     });
 }

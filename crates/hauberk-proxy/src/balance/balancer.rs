@@ -200,7 +200,8 @@ impl<E> Balancer<E> {
         let now = Instant::now();
         match self.pick(now) {
             Some(lease) => Ok(lease),
-            None => self.park(now).await,
+            // Boxed: rare, and the future of every request would have to hold it.
+            None => Box::pin(self.park(now)).await,
         }
     }
 

@@ -182,15 +182,17 @@ impl Client {
     pub async fn send(
         &self,
         worker: &Rc<Worker>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Answer, SendError> {
         if let Some(authority) = &self.inner.authority_override {
             override_authority(&mut request, authority);
         }
         match request.version() {
+            // What is rare or happens once per connection is boxed below, here and in the balancer:
+            // this future is part of every request's, which is allocated per HTTP/2 stream.
             Version::HTTP_2 => self.send_http2(worker, request).await,
             version if headers::wants_upgrade(version, request.method(), request.headers()) => {
-                self.send_upgrade(worker, request).await
+                Box::pin(self.send_upgrade(worker, request)).await
             }
             _ if self.inner.carries_http1 => self.send_carried(worker, request).await,
             _ => self.send_http1(worker, request).await,
@@ -202,7 +204,7 @@ impl Client {
     async fn send_carried(
         &self,
         worker: &Rc<Worker>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Answer, SendError> {
         let uri = request.uri().clone();
         let version = orig_proto::upgrade(&mut request);
@@ -226,22 +228,25 @@ impl Client {
     async fn send_http2(
         &self,
         worker: &Rc<Worker>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Answer, SendError> {
         let version = request.version();
         // A connection that was closed under us is noticed at the first request; the second try
         // is over a new one.
         for is_last in [false, true] {
-            let mut sender = match self.http2(worker).await {
-                Ok(sender) => sender,
-                Err(failure) => return Err(SendError::Unsent(Box::new(request), failure)),
+            let mut sender = match self.ready_http2() {
+                Some(sender) => sender,
+                None => match Box::pin(self.connected_http2(worker)).await {
+                    Ok(sender) => sender,
+                    Err(failure) => return Err(SendError::Unsent(request, failure)),
+                },
             };
             if request.uri().authority().is_none() {
                 // Without an authority h2 wants to be told that this is legal, as it is for a
                 // request that a proxy passes on.
                 *request.version_mut() = Version::HTTP_11;
             }
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => return Ok(Answer::new(response, Keep::Nothing)),
                 Err(mut error) => match error.take_message() {
                     Some(mut unsent) if is_last => {
@@ -249,7 +254,7 @@ impl Client {
                         let failure = Rc::new(io_failure(error.into_error()));
                         return Err(SendError::Unsent(Box::new(unsent), failure));
                     }
-                    Some(unsent) => request = unsent,
+                    Some(unsent) => request = Box::new(unsent),
                     None => return Err(sent_error(error)),
                 },
             }
@@ -260,25 +265,25 @@ impl Client {
     async fn send_http1(
         &self,
         worker: &Rc<Worker>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Answer, SendError> {
         let version = request.version();
         let is_pooled = version == Version::HTTP_11
             && request.headers().get(HOST).is_some_and(|host| !host.is_empty());
         while is_pooled && let Some(mut sender) = self.inner.pool.take() {
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => return Ok(self.answer_http1(worker, sender, response)),
                 Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
+                    Some(unsent) => request = Box::new(unsent),
                     None => return Err(sent_error(error)),
                 },
             }
         }
-        let mut sender = match self.connect_http1(worker).await {
+        let mut sender = match Box::pin(self.connect_http1(worker)).await {
             Ok(sender) => sender,
-            Err(failure) => return Err(SendError::Unsent(Box::new(request), Rc::new(failure))),
+            Err(failure) => return Err(SendError::Unsent(request, Rc::new(failure))),
         };
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(*request).await {
             Ok(response) if is_pooled => Ok(self.answer_http1(worker, sender, response)),
             Ok(response) => Ok(Answer::new(response, Keep::Nothing)),
             Err(error) => Err(unsent_or_broken(error)),
@@ -299,18 +304,18 @@ impl Client {
     async fn send_upgrade(
         &self,
         worker: &Rc<Worker>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Answer, SendError> {
         let method = request.method().clone();
         let io = match self.dial(worker, Session::Http1).await {
             Ok(io) => io,
-            Err(failure) => return Err(SendError::Unsent(Box::new(request), Rc::new(failure))),
+            Err(failure) => return Err(SendError::Unsent(request, Rc::new(failure))),
         };
         let (mut sender, mut connection) = match http1_builder().handshake(TokioIo::new(io)).await {
             Ok(made) => made,
             Err(error) => {
                 let failure = Rc::new(io_failure(error));
-                return Err(SendError::Unsent(Box::new(request), failure));
+                return Err(SendError::Unsent(request, failure));
             }
         };
         let (give, raw) = oneshot::channel();
@@ -321,7 +326,7 @@ impl Client {
                 let _ = give.send(upgrade::Raw::new(parts.io.into_inner(), parts.read_buf));
             }
         });
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(*request).await {
             Ok(mut response) if upgrade::is_upgrade(&method, response.status()) => {
                 if method == http::Method::CONNECT {
                     let status = response.status();
@@ -336,8 +341,9 @@ impl Client {
 
     async fn dial(&self, worker: &Rc<Worker>, session: Session) -> Result<Io, Failure> {
         match &self.inner.way {
-            Way::Endpoint(endpoint) => dial::dial(worker, endpoint, session).await,
-            Way::Application(address) => forward::connect(worker, *address).await,
+            // Boxed: rare, and large enough (TLS) to weigh on every request's future otherwise.
+            Way::Endpoint(endpoint) => Box::pin(dial::dial(worker, endpoint, session)).await,
+            Way::Application(address) => Box::pin(forward::connect(worker, *address)).await,
         }
     }
 
@@ -355,9 +361,20 @@ impl Client {
         Ok(sender)
     }
 
+    /// The shared connection, if there is one.
+    fn ready_http2(&self) -> Option<http2::SendRequest<Body>> {
+        match &*self.inner.http2.borrow() {
+            Http2::Ready(sender) if !sender.is_closed() => Some(sender.clone()),
+            Http2::Ready(_) | Http2::Dialling(_) | Http2::None => None,
+        }
+    }
+
     /// The shared connection, made if there is none. Requests that come meanwhile wait for the
     /// same attempt.
-    async fn http2(&self, worker: &Rc<Worker>) -> Result<http2::SendRequest<Body>, Rc<Failure>> {
+    async fn connected_http2(
+        &self,
+        worker: &Rc<Worker>,
+    ) -> Result<http2::SendRequest<Body>, Rc<Failure>> {
         let dialling = match &mut *self.inner.http2.borrow_mut() {
             Http2::Ready(sender) if !sender.is_closed() => return Ok(sender.clone()),
             Http2::Dialling(dialling) => Rc::clone(dialling),

@@ -63,6 +63,8 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Answered> + 'static,
 {
+    // Allocated per request; what is rare in it is boxed where it happens.
+    const { assert!(size_of::<F>() <= REQUEST_FUTURE_BYTES_MAX) };
     match version {
         Version::Http1 => serve_http1(worker, io, &control, answer).await,
         Version::Http2 => serve_http2(worker, io, settings, &control, answer).await,
@@ -76,7 +78,8 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.auto_date_header(false).header_read_timeout(None);
-    let mut connection = builder.serve_connection(TokioIo::new(io), service_fn(answer));
+    let service = service_fn(move |request| Box::pin(answer(request)));
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
     let ended = gracefully(worker, control, Pin::new(&mut connection), |connection| {
         connection.graceful_shutdown();
     })
@@ -103,7 +106,9 @@ async fn serve_http2<H, F>(
     F: Future<Output = Answered> + 'static,
 {
     let builder = http2_builder(worker, settings);
-    let connection = pin!(builder.serve_connection(TokioIo::new(io), service_fn(answer)));
+    // Boxed, because hyper and the task around it would move the future several times.
+    let service = service_fn(move |request| Box::pin(answer(request)));
+    let connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = gracefully(worker, control, connection, |connection| {
         connection.graceful_shutdown();
     })
@@ -166,6 +171,9 @@ fn http2_builder(
     }
     builder
 }
+
+/// Ceiling for what a request under way holds in its future. Raise it only with a reason.
+const REQUEST_FUTURE_BYTES_MAX: usize = 3072;
 
 /// Bytes a peer may send on a stream, and on a connection, before we have read them, when nothing
 /// is set (linkerd2-proxy v2).

@@ -230,7 +230,7 @@ impl Connection {
         self.application.used.set(began);
         let series = Some(&counters.series);
         let attempt = Attempt { balancer, series, required: None, began };
-        let request = Request::from_parts(parts, Body::Incoming(body));
+        let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let sent = attempt.send(worker, request).await;
         let sent = sent.inspect_err(|why| counters.of_route.failed(why.name(), began.elapsed()));
         let sent = sent.map_err(|unanswered| match unanswered {

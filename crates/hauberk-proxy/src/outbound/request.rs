@@ -19,7 +19,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
 use hyper::body::Incoming;
 use rand::Rng;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::backend::{Table, Target as BackendTarget};
 use super::discover::Target;
@@ -153,9 +153,15 @@ impl Connection {
         };
         let required = required.as_ref();
         let attempt = Attempt { balancer, series: None, required, began };
-        let request = Request::from_parts(parts, Body::Incoming(body));
+        let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
-        let sent = within(rule.timeouts.request, began, attempt.send(worker, request)).await;
+        // The limit of the route holds until response headers are here.
+        let sent = match rule.timeouts.request {
+            None => Ok(attempt.send(worker, request).await),
+            Some(limit) => Box::pin(timeout_at(began + limit, attempt.send(worker, request)))
+                .await
+                .map_err(|_elapsed| Failure::peer(What::Timeout("request timed out"))),
+        };
         let sent = sent.inspect_err(|_| count_failed(&routes, "REQUEST_TIMEOUT", began))?;
         let sent = sent.inspect_err(|why| count_failed(&routes, why.name(), began)).map_err(
             |unanswered| match unanswered {
@@ -303,18 +309,4 @@ fn host(parts: &Parts) -> &str {
     let header = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     let authority = parts.uri.authority().map(|authority| authority.as_str()).or_else(header);
     authority.unwrap_or("")
-}
-
-/// Waits for response headers within the limit of the route, counted from the request's arrival.
-async fn within<T>(
-    limit: Option<std::time::Duration>,
-    began: Instant,
-    sending: impl Future<Output = T>,
-) -> Result<T, Failure> {
-    match limit {
-        None => Ok(sending.await),
-        Some(limit) => tokio::time::timeout_at(began + limit, sending)
-            .await
-            .map_err(|_elapsed| Failure::peer(What::Timeout("request timed out"))),
-    }
 }

@@ -72,11 +72,12 @@ impl Unanswered {
 }
 
 impl Attempt<'_> {
-    /// Sends `request`, until somebody answers or there is no sense in going on.
+    /// Sends `request`, until somebody answers or there is no sense in going on. The request is
+    /// boxed, since it would otherwise be stored once for each call on the way down.
     pub async fn send(
         &self,
         worker: &Rc<Worker>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Sent, Unanswered> {
         let patience = self.balancer.settings().queue.failfast_timeout;
         let mut failed: Option<Rc<Failure>> = None;
@@ -87,7 +88,7 @@ impl Attempt<'_> {
                     // The time of earlier attempts counts, so that a dead endpoint does not hold a
                     // request for longer than a missing one.
                     let deadline = self.began + patience;
-                    match timeout_at(deadline, self.balancer.acquire()).await {
+                    match Box::pin(timeout_at(deadline, self.balancer.acquire())).await {
                         Ok(Ok(lease)) => lease,
                         Ok(Err(_)) | Err(_) => return Err(Unanswered::Failed(Rc::clone(failure))),
                     }
@@ -104,7 +105,7 @@ impl Attempt<'_> {
                 Ok(sent) => return Ok(sent),
                 Err(Once::Over(unanswered)) => return Err(unanswered),
                 Err(Once::Again(unsent, failure)) => {
-                    request = *unsent;
+                    request = unsent;
                     failed = Some(failure);
                 }
             }
@@ -116,7 +117,7 @@ impl Attempt<'_> {
         &self,
         worker: &Rc<Worker>,
         mut lease: Lease<Client>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Sent, Once> {
         let client = lease.endpoint().clone();
         let series = client.series().or(self.series).map(Rc::clone);
