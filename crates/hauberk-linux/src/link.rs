@@ -53,7 +53,7 @@ pub struct Route {
 
 /// Why a batch was refused.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what}: {source}")]
+#[error("cannot {what}")]
 pub struct LinkError {
     /// The message that was refused, as a verb phrase.
     pub what: String,

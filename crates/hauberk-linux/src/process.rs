@@ -35,7 +35,13 @@ pub struct Ids {
     pub user: u32,
     /// Group id, as seen inside the user namespace. No supplementary group is kept.
     pub group: u32,
+    /// What another user than root keeps.
+    pub capabilities: Capabilities,
 }
+
+/// A set of capabilities, a bit for each number of capabilities(7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities(pub u64);
 
 /// One mount that the child makes in its own mount namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +114,7 @@ pub struct Program {
 
 /// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {step}: {source}")]
+#[error("cannot {step}")]
 pub struct SpawnError {
     /// What was attempted, as a verb phrase.
     pub step: &'static str,
@@ -516,7 +522,11 @@ fn become_program(prepared: &Prepared, channel: Channel) -> Result<Never, Step> 
             libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>());
             let (group, user) = (ids.group, ids.user);
             check(libc::syscall(libc::SYS_setresgid, group, group, group) as i32, Step::Group)?;
+            check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), Step::User)?;
             check(libc::syscall(libc::SYS_setresuid, user, user, user) as i32, Step::User)?;
+            if user != 0 {
+                keep_capabilities(ids.capabilities)?;
+            }
             if prepared.tie == Tie::ToParent {
                 // The kernel forgets it when ids change.
                 check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), Step::Tie)?;
@@ -527,6 +537,25 @@ fn become_program(prepared: &Prepared, channel: Channel) -> Result<Never, Step> 
         execute(prepared);
         Err(Step::Execute)
     }
+}
+
+/// Reduces the capabilities to these and makes them survive exec without file capabilities: ambient,
+/// as a container image would have them on its files.
+#[expect(unsafe_code, reason = "after a fork only raw system calls are allowed")]
+fn keep_capabilities(kept: Capabilities) -> Result<(), Step> {
+    // `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: three words twice, low bits first.
+    let header = [0x2008_0522_u32, 0];
+    let (low, high) = (kept.0 as u32, (kept.0 >> 32) as u32);
+    let sets = [low, low, low, high, high, high];
+    // SAFETY: as in `become_program`; the kernel reads 8 and 24 bytes.
+    unsafe {
+        check(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) as i32, Step::User)?;
+        for number in (0..64).filter(|number| kept.0 & (1 << number) != 0) {
+            let raise = libc::PR_CAP_AMBIENT_RAISE;
+            check(libc::prctl(libc::PR_CAP_AMBIENT, raise, number, 0, 0), Step::User)?;
+        }
+    }
+    Ok(())
 }
 
 #[expect(unsafe_code, reason = "after a fork only raw system calls are allowed")]

@@ -153,7 +153,14 @@ fn becomes_another_user() {
         eprintln!("SKIPPED: only root becomes another user");
         return;
     }
-    let (mut program, output) = shell("id -u; id -g; id -G");
-    program.ids = Some(Ids { user: 2102, group: 2103 });
-    assert_eq!(output_of(program, output).0, "2102\n2103\n2103\n");
+    let script = "id -u; id -g; id -G; grep CapEff /proc/self/status";
+    let become_ids = |capabilities| {
+        let (mut program, output) = shell(script);
+        program.ids = Some(Ids { user: 2102, group: 2103, capabilities });
+        output_of(program, output).0
+    };
+    let none = become_ids(Capabilities::default());
+    assert_eq!(none, "2102\n2103\n2103\nCapEff:\t0000000000000000\n");
+    let net_admin = become_ids(Capabilities(1 << 12));
+    assert_eq!(net_admin, "2102\n2103\n2103\nCapEff:\t0000000000001000\n");
 }

@@ -64,8 +64,8 @@ impl StateDirectory {
     ///
     /// # Errors
     /// When it cannot be made, or belongs to somebody else.
-    pub fn create(&self) -> anyhow::Result<()> {
-        self.remove();
+    pub fn create(&self) -> anyhow::Result<Made> {
+        let _ = fs::remove_dir_all(&self.path); // It need not be there.
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -76,16 +76,33 @@ impl StateDirectory {
         if owner != rustix::process::geteuid().as_raw() {
             bail!("{} belongs to user {owner}", base.display());
         }
-        Ok(())
+        self.made().context("the directory has vanished")
     }
 
-    /// Removes the directory, and its parent if that is empty then.
-    pub fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.path); // It need not be there.
+    /// The directory that is there now.
+    pub fn made(&self) -> Option<Made> {
+        let metadata = fs::metadata(&self.path).ok()?;
+        Some(Made { device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Removes the directory, and its parent if that is empty then; but not that of another lab of
+    /// the same name, which may have been started meanwhile.
+    pub fn remove(&self, made: Made) {
+        if self.made() != Some(made) {
+            return;
+        }
+        let _ = fs::remove_dir_all(&self.path); // The other front may do the same.
         if let Some(base) = self.path.parent() {
             let _ = fs::remove_dir(base); // Another lab may be in it.
         }
     }
+}
+
+/// A state directory as it was made, told from a later one at the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    device: u64,
+    inode: u64,
 }
 
 /// A conversation with a lab.

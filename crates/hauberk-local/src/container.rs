@@ -15,14 +15,16 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use hauberk_identity::token::{ServiceAccount, TokenSigner, TokenSubject};
 use hauberk_linux::namespace::{Kind, Namespace, inside};
-use hauberk_linux::process::{Ended, Ids, Mount, Mounts, Program, ReadOnly, Running, Tie, hold};
+use hauberk_linux::process::{
+    Capabilities, Ended, Ids, Mount, Mounts, Program, ReadOnly, Running, Tie, hold,
+};
 use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::network::{self, Plug};
 use crate::plan::{ContainerPlan, Content, File, FileText, PodPlan};
-use crate::root::{Kept, LAB_DIRECTORY, MountPoints};
+use crate::root::{self, Kept, LAB_DIRECTORY, MountPoints};
 
 /// What all pods share.
 #[derive(Debug)]
@@ -256,13 +258,22 @@ impl Home {
 
     fn ensure_mount_points(&self, mounts: &[Mount], machine: &Machine) -> anyhow::Result<()> {
         let mut points = machine.mount_points.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut earlier: Vec<(PathBuf, &Path)> = Vec::new();
         for mount in mounts {
             let Mount::Bind { source, target, .. } = mount else { continue };
             let like = fs::metadata(source)
                 .with_context(|| format!("cannot mount {}", source.display()))?;
+            let resolved = root::resolve(target);
+            // Below another volume of the lab's own, the place is made in that volume.
+            let inside = earlier.iter().rev().find_map(|(above, volume)| {
+                let below = resolved.strip_prefix(above).ok()?;
+                volume.starts_with(LAB_DIRECTORY).then(|| volume.join(below))
+            });
+            let place = inside.as_deref().unwrap_or(target);
             points
-                .ensure(target, &like)
+                .ensure(place, &like)
                 .with_context(|| format!("cannot mount at {}", target.display()))?;
+            earlier.push((resolved, source));
         }
         Ok(())
     }
@@ -292,9 +303,29 @@ fn program(
         stdio,
         create: Vec::new(),
         mounts,
-        ids: container.ids.map(|(user, group)| Ids { user, group }),
+        ids: container.ids.map(|(user, group)| {
+            let capabilities = capabilities(&container.capabilities);
+            Ids { user, group, capabilities }
+        }),
         tie: Tie::None,
     }
+}
+
+/// Capabilities that containers ask for, of those that concern what is the pod's own; the names are
+/// capabilities(7)'s. Others would reach the machine itself and are not given.
+fn capabilities(names: &[String]) -> Capabilities {
+    let known = [
+        ("NET_BIND_SERVICE", 10),
+        ("NET_BROADCAST", 11),
+        ("NET_ADMIN", 12),
+        ("NET_RAW", 13),
+        ("SYS_CHROOT", 18),
+        ("SYS_PTRACE", 19),
+    ];
+    let bits = known.iter().filter(|(name, _)| {
+        names.iter().any(|asked| asked.trim_start_matches("CAP_") == *name || asked == "ALL")
+    });
+    Capabilities(bits.fold(0, |all, (_, number)| all | 1 << number))
 }
 
 /// An empty standard input.

@@ -168,6 +168,8 @@ pub struct ContainerPlan {
     pub directory: String,
     /// User and group, if not the runtime's.
     pub ids: Option<(u32, u32)>,
+    /// Capabilities it has beside those of its user, by Kubernetes' names.
+    pub capabilities: Vec<String>,
     /// Volumes to be seen.
     pub mounts: Vec<MountPlan>,
     /// Is it up?
@@ -359,6 +361,7 @@ impl Planner<'_> {
             command,
             directory: container.working_dir.clone().unwrap_or_else(|| "/".to_owned()),
             ids: self.ids(container),
+            capabilities: container.security_context.capabilities.add.clone(),
             mounts: self.mounts(container)?,
             startup: probe(&container.startup_probe)?,
             readiness: probe(&container.readiness_probe)?,

@@ -66,12 +66,14 @@ async fn get(
     let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|error| failed(&error))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| failed(&error))?;
-    let response = async { sender.send_request(request).await };
-    // The connection must be driven for the answer to come; it ends with this function.
-    let response = tokio::select! {
-        response = response => response.map_err(|error| failed(&error))?,
-        ended = connection => {
-            return Err(ended.map_or_else(|error| failed(&error), |()| failed(&"connection closed")));
+    let answered = sender.send_request(request);
+    tokio::pin!(answered, connection);
+    let mut is_driven = true;
+    // The connection must be driven for the answer to come. It may end first: the answer is there then.
+    let response = loop {
+        tokio::select! {
+            response = &mut answered => break response.map_err(|error| failed(&error))?,
+            _ = &mut connection, if is_driven => is_driven = false,
         }
     };
     let status = response.status().as_u16();

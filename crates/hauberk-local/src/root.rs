@@ -22,8 +22,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::mount::{mount, mount_bind_recursive, mount_change, unmount};
 
-/// Where the lab keeps its own files, within its private `/run`.
-pub const LAB_DIRECTORY: &str = "/run/hauberk-lab";
+/// Where the lab keeps its own files: at the top of its root, where no container mounts anything over.
+pub const LAB_DIRECTORY: &str = "/.hauberk-lab";
 
 /// A directory or file of the machine, usable after the root has changed.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub fn enter() -> anyhow::Result<()> {
     }
     unmount("/old", UnmountFlags::DETACH).context("cannot leave the old root")?;
     fs::remove_dir("/old")?;
-    Ok(())
+    fs::create_dir(LAB_DIRECTORY).context("cannot make the lab's directory")
 }
 
 /// Shows one top-level entry of the old root in the new one.
@@ -89,8 +89,8 @@ fn show(entry: &fs::DirEntry) -> io::Result<()> {
     fs::create_dir(&new)?;
     match name.to_str() {
         Some("run") => {
-            mount("tmpfs", &new, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")?;
-            fs::create_dir_all(LAB_DIRECTORY)
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            Ok(mount("tmpfs", &new, "tmpfs", flags, c"mode=0755")?)
         }
         Some("proc") => {
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -100,6 +100,22 @@ fn show(entry: &fs::DirEntry) -> io::Result<()> {
         }
         _ => Ok(mount_bind_recursive(&old, &new)?),
     }
+}
+
+/// Where a path leads when links are followed, as far as it exists.
+pub fn resolve(path: &Path) -> PathBuf {
+    let mut missing = PathBuf::new();
+    for ancestor in path.ancestors() {
+        if let Ok(existing) = ancestor.canonicalize() {
+            return existing.join(missing);
+        }
+        missing = match (ancestor.file_name(), missing.as_os_str().is_empty()) {
+            (Some(name), true) => PathBuf::from(name),
+            (Some(name), false) => Path::new(name).join(missing),
+            (None, _) => missing,
+        };
+    }
+    path.to_owned()
 }
 
 /// Makes places where containers can mount something.
@@ -178,5 +194,23 @@ impl MountPoints {
             })?;
         self.private.insert(fs::metadata(directory)?.dev());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_as_far_as_a_path_exists() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().canonicalize().unwrap();
+        fs::create_dir(base.join("run")).unwrap();
+        std::os::unix::fs::symlink("run", base.join("link")).unwrap();
+        let check =
+            |path: &str, expect: &str| assert_eq!(resolve(&base.join(path)), base.join(expect));
+        check("link/a/b", "run/a/b");
+        check("link", "run");
+        check("x/y", "x/y");
     }
 }

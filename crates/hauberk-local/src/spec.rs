@@ -169,7 +169,13 @@ view! {
     /// `ServiceAccountTokenProjection`.
     TokenProjection { audience: String, expiration_seconds: Option<u64>, path: String, }
     /// `SecurityContext` and `PodSecurityContext`.
-    SecurityContext { run_as_user: Option<u32>, run_as_group: Option<u32>, }
+    SecurityContext {
+        run_as_user: Option<u32>,
+        run_as_group: Option<u32>,
+        capabilities: CapabilityChanges,
+    }
+    /// `Capabilities`.
+    CapabilityChanges { add: Vec<String>, }
     /// `Lifecycle`.
     Lifecycle { post_start: Option<Handler>, pre_stop: Option<Handler>, }
     /// `Probe`. Absent numbers have the defaults of the API reference.
