@@ -123,6 +123,21 @@ fn an_endpoint_that_nobody_listens_on_is_502() {
 }
 
 #[test]
+fn a_known_address_that_refuses_is_told_at_once() {
+    mesh::run(async |mesh| {
+        let dead = dead_address().await;
+        mesh.publish_policy(vec![mesh::route_to(dead)], None);
+        let start = Instant::now();
+        check_answer(&exchange(mesh.connect(), GET).await, "502", "cannot connect to 127.0.0.1:");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        let (application, _) = recording().await;
+        mesh.publish_policy(vec![mesh::route_to(application)], None);
+        let answer = exchange(mesh.connect(), GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    });
+}
+
+#[test]
 fn an_application_that_is_not_there_is_502_through_two_proxies() {
     mesh::run(async |mesh| {
         for way in [Way::Meshed, Way::MeshedPlainHttp] {
@@ -372,6 +387,42 @@ fn routes_are_found_and_their_filters_applied() {
         assert_eq!(seen.borrow()[0].headers["x-route"], "api");
         check_answer(&ask("/other").await, "404", "no route found");
         assert_eq!(seen.borrow().len(), 1);
+    });
+}
+
+#[test]
+fn a_request_has_the_time_its_route_gives() {
+    let limit = Duration::from_millis(100);
+    let patient = || {
+        let mut route = mesh::route(Vec::new());
+        route.route.rules[0].action.timeouts.request = Some(limit);
+        vec![route]
+    };
+    mesh::run(async |mesh| {
+        let silent = http1_application(async |_| std::future::pending().await).await;
+        mesh.serve(silent, Way::Meshed).await;
+        mesh.publish_policy(patient(), None);
+        let start = Instant::now();
+        check_answer(&exchange(mesh.connect(), GET).await, "504", "request timed out");
+        assert!(start.elapsed() >= limit);
+        mesh::until(|| mesh.server.worker.http.inbound.in_flight() == 0).await;
+
+        // Headers come in time, the body does not: HTTP/1 sees a broken body, gRPC a status.
+        let endless = http2_application(async |_| {
+            let never = futures::stream::pending::<Result<http_body::Frame<_>, mesh::TestError>>();
+            Ok(Response::new(mesh::body(http_body_util::StreamBody::new(never))))
+        })
+        .await;
+        mesh.serve(endless, Way::Meshed).await;
+        mesh.publish_policy(patient(), None);
+        let mut client = http2_client(mesh.connect()).await;
+        let request = Request::post("http://web/a.B/C").header("content-type", "application/grpc");
+        let response = client.send_request(request.body(full("x")).unwrap()).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "4");
+        let request = Request::get("http://web/").body(full("")).unwrap();
+        let response = client.send_request(request).await.unwrap();
+        assert!(response.into_body().collect().await.is_err());
     });
 }
 

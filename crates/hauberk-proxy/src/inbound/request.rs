@@ -229,7 +229,8 @@ impl Connection {
         let balancer = &self.application.balancer;
         self.application.used.set(began);
         let series = Some(&counters.series);
-        let attempt = Attempt { balancer, series, required: None, began };
+        let patience = balancer.settings().queue.failfast_timeout;
+        let attempt = Attempt { balancer, series, required: None, began, patience };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let sent = attempt.send(worker, request).await;
         let sent = sent.inspect_err(|why| counters.of_route.failed(why.name(), began.elapsed()));
@@ -261,7 +262,7 @@ impl Connection {
             keep: sent.answer.keep,
             permit,
         };
-        Ok(Response::from_parts(parts, Body::observed(body, end)))
+        Ok(Response::from_parts(parts, Body::observed(body, end, None)))
     }
 
     /// The compiled policy in force now; usually the one of the last request.

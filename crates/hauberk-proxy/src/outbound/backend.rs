@@ -58,7 +58,7 @@ enum Kind {
 pub struct Rule {
     /// Filters in order.
     pub filters: Vec<Filter>,
-    /// Limits of time.
+    /// Limits of time. Only the one of the whole request is acted on.
     pub timeouts: Timeouts,
     /// Counters of the route.
     pub series: Rc<RouteSeries>,

@@ -12,6 +12,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_model::{OutboundPolicy, WorkloadId};
 use http::header::CONNECTION;
@@ -152,13 +153,19 @@ impl Connection {
             }
         };
         let required = required.as_ref();
-        let attempt = Attempt { balancer, series: None, required, began };
+        // Another endpoint may come or come back; a known address that refuses is told at once.
+        let patience = match is_forward {
+            true => Duration::ZERO,
+            false => balancer.settings().queue.failfast_timeout,
+        };
+        let attempt = Attempt { balancer, series: None, required, began, patience };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
-        // The limit of the route holds until response headers are here.
-        let sent = match rule.timeouts.request {
+        // The limit of the route covers all attempts and the response to its end.
+        let deadline = rule.timeouts.request.map(|limit| began + limit);
+        let sent = match deadline {
             None => Ok(attempt.send(worker, request).await),
-            Some(limit) => Box::pin(timeout_at(began + limit, attempt.send(worker, request)))
+            Some(deadline) => Box::pin(timeout_at(deadline, attempt.send(worker, request)))
                 .await
                 .map_err(|_elapsed| Failure::peer(What::Timeout("request timed out"))),
         };
@@ -173,7 +180,8 @@ impl Connection {
                 Unanswered::Reset(error) => Refused::Reset(error),
             },
         )?;
-        let mut response = self.response(sent, routes, manner, began, permit, is_forward);
+        let mut response =
+            self.response(sent, routes, manner, (began, deadline), permit, is_forward);
         filter::apply_to_response(&backend.filters, response.headers_mut());
         filter::apply_to_response(&rule.filters, response.headers_mut());
         Ok(response)
@@ -200,7 +208,7 @@ impl Connection {
         sent: Sent,
         routes: Routes,
         manner: Manner,
-        began: Instant,
+        (began, deadline): (Instant, Option<Instant>),
         permit: Permit,
         is_forward: bool,
     ) -> Response<Body> {
@@ -233,7 +241,7 @@ impl Connection {
             keep: answer.keep,
             permit,
         };
-        Response::from_parts(parts, Body::observed(body, end))
+        Response::from_parts(parts, Body::observed(body, end, deadline))
     }
 
     /// The compiled policy in force now.

@@ -6,6 +6,7 @@
 //! queue's failfast time lasts. A request that was sent, even in part, is not repeated here.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use hauberk_model::WorkloadId;
 use http::Request;
@@ -35,6 +36,8 @@ pub struct Attempt<'a> {
     pub required: Option<&'a WorkloadId>,
     /// When the request arrived.
     pub began: Instant,
+    /// How long after that another attempt may begin.
+    pub patience: Duration,
 }
 
 /// A response with what it came by.
@@ -79,7 +82,6 @@ impl Attempt<'_> {
         worker: &Rc<Worker>,
         mut request: Box<Request<Body>>,
     ) -> Result<Sent, Unanswered> {
-        let patience = self.balancer.settings().queue.failfast_timeout;
         let mut failed: Option<Rc<Failure>> = None;
         for _ in 0..ATTEMPTS_MAX {
             let lease = match &failed {
@@ -87,7 +89,7 @@ impl Attempt<'_> {
                 Some(failure) => {
                     // The time of earlier attempts counts, so that a dead endpoint does not hold a
                     // request for longer than a missing one.
-                    let deadline = self.began + patience;
+                    let deadline = self.began + self.patience;
                     match Box::pin(timeout_at(deadline, self.balancer.acquire())).await {
                         Ok(Ok(lease)) => lease,
                         Ok(Err(_)) | Err(_) => return Err(Unanswered::Failed(Rc::clone(failure))),

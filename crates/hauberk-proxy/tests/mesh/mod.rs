@@ -220,9 +220,22 @@ pub(crate) fn authority() -> Authority {
 
 /// A route to the service.
 pub(crate) fn route(matches: Vec<hauberk_model::route::http::HttpMatch>) -> HttpRoute {
+    let target = BackendTarget::Balance { authority: authority(), load: Load::default() };
+    route_by(matches, target)
+}
+
+/// A route to one address, without discovery.
+pub(crate) fn route_to(address: SocketAddr) -> HttpRoute {
+    route_by(Vec::new(), BackendTarget::Forward(Arc::new(Endpoint::bare(address))))
+}
+
+fn route_by(
+    matches: Vec<hauberk_model::route::http::HttpMatch>,
+    target: BackendTarget,
+) -> HttpRoute {
     let backend = Backend {
         meta: Meta::service("default", "web-svc", Port::new(80)),
-        target: BackendTarget::Balance { authority: authority(), load: Load::default() },
+        target,
         queue: Queue::default(),
     };
     let backend = RouteBackend { filters: Vec::new(), backend: Arc::new(backend) };
