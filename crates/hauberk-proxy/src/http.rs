@@ -25,6 +25,7 @@ pub mod headers;
 pub mod limit;
 pub mod orig_proto;
 pub mod pool;
+pub mod refuse;
 pub mod routes;
 pub mod server;
 pub mod upgrade;

@@ -59,7 +59,16 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
     }
     let target = Targets::get(worker, facts.original_dst);
     let mut sniffed = Sniffed::default();
-    discover(&target, &mut io, &mut sniffed).await?;
+    if let Err(failure) = discover(&target, &mut io, &mut sniffed).await {
+        let version = match detect::http(sniffed.bytes()) {
+            detect::Detection::Http1 => Version::Http1,
+            detect::Detection::Http2 => Version::Http2,
+            _ => return Err(failure),
+        };
+        sniffed.give_back(&mut io);
+        Box::pin(http::refuse::refuse(worker, io, version, &failure)).await;
+        return Err(failure);
+    }
 
     let policy = target.policy();
     let is_opaque = target.profile().is_some_and(|profile| profile.opaque);

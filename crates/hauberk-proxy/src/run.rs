@@ -45,7 +45,7 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
-use tokio::{net::TcpListener, sync::watch, task::LocalSet};
+use tokio::{net::TcpListener, sync::watch, task::LocalSet, time::Instant};
 
 /// How connections are found to have been captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,11 @@ impl Proxy {
             has_identity.set_ready();
         });
 
+        tasks.spawn(
+            "metrics-retention",
+            forget_idle_series(Arc::clone(&metrics), Arc::clone(&config), tasks.shutdown().clone()),
+        );
+
         let mut workers = Vec::with_capacity(listeners.len());
         for (index, listeners) in listeners.into_iter().enumerate() {
             let parts = Parts {
@@ -190,6 +195,18 @@ impl Proxy {
             tracing::warn!(%unfinished, "tasks did not end in time");
         }
         exit
+    }
+}
+
+/// Drops metric series of targets that nobody speaks with any more.
+async fn forget_idle_series(metrics: Arc<Metrics>, config: Arc<Config>, shutdown: Shutdown) {
+    let retain = config.metrics_retain_idle;
+    let pause = (retain / 4).max(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => metrics.tcp.forget_idle(Instant::now(), retain),
+            () = shutdown.ended() => return,
+        }
     }
 }
 

@@ -7,43 +7,9 @@
 
 mod support;
 
-use hauberk_process::{Shutdown, Tasks, metrics::Metrics as Registry};
-use hauberk_proxy::{
-    connection::{Direction, Facts, NoTls, Tls},
-    control::Directory,
-    inbound,
-    io::Io,
-    outbound,
-    telemetry::metrics::Metrics,
-    tls::Identity,
-    worker::{Parts, Worker},
-};
-use std::{rc::Rc, sync::Arc};
-
-/// A worker that nobody has told anything.
-fn worker() -> Rc<Worker> {
-    let (_, certified) = tokio::sync::watch::channel(None);
-    let identity = support::identity("web");
-    let name = identity.as_str().into();
-    Worker::new(Parts {
-        config: Arc::new(support::config("127.0.0.1:1", "web", "anchors", "/token", &[])),
-        directory: Directory::unconnected().0,
-        identity: Identity::new(identity, name, certified),
-        metrics: Arc::new(Metrics::register(&Registry::new())),
-        tasks: Tasks::new(Shutdown::new()),
-        seed: 1,
-    })
-}
-
-fn facts(direction: Direction) -> Facts {
-    Facts {
-        direction,
-        client: "10.0.0.1:1".parse().unwrap(),
-        original_dst: "10.0.0.2:2".parse().unwrap(),
-        tls: Tls::None(NoTls::Loopback),
-        accepted_at: tokio::time::Instant::now(),
-    }
-}
+use hauberk_proxy::{connection::Direction, inbound, io::Io, outbound};
+use std::rc::Rc;
+use support::{facts, worker};
 
 fn io() -> Io {
     Io::memory(tokio::io::duplex(1).0)
@@ -51,7 +17,7 @@ fn io() -> Io {
 
 #[tokio::test]
 async fn connections_stay_small() {
-    let worker = worker();
+    let (worker, _) = worker();
     let outbound = outbound::serve(Rc::clone(&worker), io(), facts(Direction::Outbound));
     let inbound = inbound::serve(worker, io(), facts(Direction::Inbound));
     let (outbound, inbound) = (size_of_val(&outbound), size_of_val(&inbound));

@@ -3,22 +3,43 @@
 //! Family names and labels are those of linkerd2-proxy (`tcp_open_total`, `tcp_open_connections`, `tcp_close_total`,
 //! `tcp_read_bytes_total`, `tcp_write_bytes_total`). A [`Transport`] is resolved when labels are known; each
 //! connection then carries a [`Sensor`], whose drop counts the end.
+//!
+//! Targets come and go, so their series must too: [`Families::forget_idle`] removes those without a connection for
+//! the time that the settings say, as linkerd2-proxy does.
 
 use crate::telemetry::labels::Labels;
+use parking_lot::Mutex;
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use std::{cell::Cell, io, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::time::Instant;
 
 /// The transport families.
 #[derive(Clone, Debug, Default)]
 pub struct Families {
+    /// Every series there is. Locked for a look-up when a connection begins.
+    known: Arc<Mutex<HashMap<Labels, Series>>>,
     open: Family<Labels, Counter>,
     open_now: Family<Labels, Gauge>,
     close: Family<Labels, Counter>,
     read: Family<Labels, Counter>,
     write: Family<Labels, Counter>,
+}
+
+/// One combination of labels.
+#[derive(Debug)]
+struct Series {
+    transport: Weak<Transport>,
+    /// Since when there has been no connection, as far as [`Families::forget_idle`] has seen.
+    idle_since: Option<Instant>,
 }
 
 /// Which end of the proxy a connection is at.
@@ -69,14 +90,48 @@ impl Families {
 
     /// Resolves the counters for `labels`, which begin with `direction` and `peer`.
     pub fn transport(&self, labels: Labels) -> Arc<Transport> {
-        Arc::new(Transport {
+        let mut known = self.known.lock();
+        if let Some(transport) = known.get(&labels).and_then(|series| series.transport.upgrade()) {
+            return transport;
+        }
+        let transport = Arc::new(Transport {
             open: self.open.get_or_create_owned(&labels),
             open_now: self.open_now.get_or_create_owned(&labels),
             read: self.read.get_or_create_owned(&labels),
             write: self.write.get_or_create_owned(&labels),
             families: self.clone(),
-            labels,
-        })
+            labels: labels.clone(),
+        });
+        known.insert(labels, Series { transport: Arc::downgrade(&transport), idle_since: None });
+        transport
+    }
+
+    /// Removes series that have been without a connection for `retain`. To be called now and then; cost: linear in
+    /// the number of series.
+    pub fn forget_idle(&self, now: Instant, retain: Duration) {
+        let mut known = self.known.lock();
+        known.retain(|labels, series| {
+            if series.transport.strong_count() > 0 {
+                series.idle_since = None;
+                return true;
+            }
+            let idle_since = *series.idle_since.get_or_insert(now);
+            let is_kept = now.duration_since(idle_since) < retain;
+            if !is_kept {
+                self.remove(labels);
+            }
+            is_kept
+        });
+    }
+
+    fn remove(&self, labels: &Labels) {
+        self.open.remove(labels);
+        self.open_now.remove(labels);
+        self.read.remove(labels);
+        self.write.remove(labels);
+        for errno in ERRNO_NAMES.iter().map(|(_, name)| *name).chain(["", UNKNOWN_ERROR]) {
+            self.close.remove(&labels.clone().with("errno", errno));
+        }
     }
 }
 
@@ -129,21 +184,26 @@ impl Drop for Sensor {
     }
 }
 
-/// The name of an error number as the kernel's headers have it; the few that end connections.
+/// The names of error numbers as the kernel's headers have them; the few that end connections.
+const ERRNO_NAMES: [(i32, &str); 10] = [
+    (libc::ECONNRESET, "ECONNRESET"),
+    (libc::ECONNREFUSED, "ECONNREFUSED"),
+    (libc::ECONNABORTED, "ECONNABORTED"),
+    (libc::EPIPE, "EPIPE"),
+    (libc::ETIMEDOUT, "ETIMEDOUT"),
+    (libc::EHOSTUNREACH, "EHOSTUNREACH"),
+    (libc::ENETUNREACH, "ENETUNREACH"),
+    (libc::ENOTCONN, "ENOTCONN"),
+    (libc::EMFILE, "EMFILE"),
+    (libc::ENOBUFS, "ENOBUFS"),
+];
+
+/// Stands for every other error.
+const UNKNOWN_ERROR: &str = "UNKNOWN";
+
 fn errno_name(errno: i32) -> &'static str {
-    match errno {
-        libc::ECONNRESET => "ECONNRESET",
-        libc::ECONNREFUSED => "ECONNREFUSED",
-        libc::ECONNABORTED => "ECONNABORTED",
-        libc::EPIPE => "EPIPE",
-        libc::ETIMEDOUT => "ETIMEDOUT",
-        libc::EHOSTUNREACH => "EHOSTUNREACH",
-        libc::ENETUNREACH => "ENETUNREACH",
-        libc::ENOTCONN => "ENOTCONN",
-        libc::EMFILE => "EMFILE",
-        libc::ENOBUFS => "ENOBUFS",
-        _ => "UNKNOWN",
-    }
+    let found = ERRNO_NAMES.iter().find(|(number, _)| *number == errno);
+    found.map_or(UNKNOWN_ERROR, |(_, name)| name)
 }
 
 #[cfg(test)]
@@ -175,5 +235,32 @@ mod tests {
             assert!(text.contains(line), "{line} in\n{text}");
         }
         drop(two);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forgets_series_without_connections_and_begins_them_anew() {
+        let mut registry = Registry::default();
+        let families = Families::register(&mut registry);
+        let labels = Labels::new().with("peer", "dst");
+        let text = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text
+        };
+        let retain = Duration::from_secs(600);
+        let sensor = Sensor::open(&families.transport(labels.clone()));
+        tokio::time::advance(retain * 2).await;
+        families.forget_idle(Instant::now(), retain);
+        assert!(text(&registry).contains("tcp_open_total{peer=\"dst\"} 1"));
+
+        drop(sensor);
+        families.forget_idle(Instant::now(), retain);
+        assert!(text(&registry).contains("tcp_close_total{peer=\"dst\",errno=\"\"} 1"));
+        tokio::time::advance(retain).await;
+        families.forget_idle(Instant::now(), retain);
+        assert!(!text(&registry).contains("peer"), "{}", text(&registry));
+
+        let _sensor = Sensor::open(&families.transport(labels));
+        assert!(text(&registry).contains("tcp_open_total{peer=\"dst\"} 1"));
     }
 }

@@ -13,11 +13,16 @@ use hauberk_model::{
         Queue, RouteBackend,
     },
 };
-use hauberk_process::{Shutdown, Tasks};
+use hauberk_process::{Shutdown, Tasks, metrics::Metrics as Registry};
 use hauberk_proxy::{
+    connection::{Direction, Facts, NoTls, Tls},
+    control::{Directory, Publisher},
     listen::OriginalDst,
     run::{Capture, Proxy, Surroundings},
     settings,
+    telemetry::metrics::Metrics,
+    tls::Identity,
+    worker::{Parts, Worker},
 };
 use hauberk_testkit::ca::TestCa;
 use hauberk_wire::{
@@ -32,6 +37,7 @@ use hauberk_wire::{
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    rc::Rc,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, SystemTime},
@@ -315,6 +321,34 @@ pub fn config(
     changes: &[(&str, &str)],
 ) -> settings::Config {
     settings::read(&environment(control, account, anchors, token, changes), 1).unwrap()
+}
+
+/// A worker without threads and sockets around it, and the hand that answers its questions.
+pub fn worker() -> (Rc<Worker>, Publisher) {
+    let (_, certified) = watch::channel(None);
+    let identity = identity("web");
+    let name = identity.as_str().into();
+    let (directory, publisher) = Directory::unconnected();
+    let worker = Worker::new(Parts {
+        config: Arc::new(config("127.0.0.1:1", "web", "anchors", "/token", &[])),
+        directory,
+        identity: Identity::new(identity, name, certified),
+        metrics: Arc::new(Metrics::register(&Registry::new())),
+        tasks: Tasks::new(Shutdown::new()),
+        seed: 1,
+    });
+    (worker, publisher)
+}
+
+/// A connection from 10.0.0.1 to [`SERVICE`].
+pub fn facts(direction: Direction) -> Facts {
+    Facts {
+        direction,
+        client: "10.0.0.1:1".parse().unwrap(),
+        original_dst: SERVICE.parse().unwrap(),
+        tls: Tls::None(NoTls::Loopback),
+        accepted_at: tokio::time::Instant::now(),
+    }
 }
 
 /// Starts a proxy for `account` and waits until it is ready.
