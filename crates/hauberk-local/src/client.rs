@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use crate::api::{Answer, Request, Target};
+use crate::objects::new_uid;
 use crate::wire::{Incoming, Outgoing};
 
 /// Where a lab has its socket and its notes.
@@ -76,19 +77,19 @@ impl StateDirectory {
         if owner != rustix::process::geteuid().as_raw() {
             bail!("{} belongs to user {owner}", base.display());
         }
+        fs::write(self.path.join("id"), new_uid())?;
         self.made().context("the directory has vanished")
     }
 
     /// The directory that is there now.
     pub fn made(&self) -> Option<Made> {
-        let metadata = fs::metadata(&self.path).ok()?;
-        Some(Made { device: metadata.dev(), inode: metadata.ino() })
+        fs::read_to_string(self.path.join("id")).ok().map(Made)
     }
 
     /// Removes the directory, and its parent if that is empty then; but not that of another lab of
     /// the same name, which may have been started meanwhile.
-    pub fn remove(&self, made: Made) {
-        if self.made() != Some(made) {
+    pub fn remove(&self, made: &Made) {
+        if self.made().as_ref() != Some(made) {
             return;
         }
         let _ = fs::remove_dir_all(&self.path); // The other front may do the same.
@@ -99,11 +100,8 @@ impl StateDirectory {
 }
 
 /// A state directory as it was made, told from a later one at the same path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Made {
-    device: u64,
-    inode: u64,
-}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made(String);
 
 /// A conversation with a lab.
 #[derive(Debug)]

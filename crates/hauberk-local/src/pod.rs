@@ -175,9 +175,11 @@ async fn live(pod: &Arc<Pod>, surroundings: &Surroundings) {
         () = pod.stopping() => None,
     };
     let was_ready = pod.lock().is_ready();
-    pod.update(|status| status.stopping = true);
-    if end.is_none() && was_ready {
-        tokio::time::sleep(ENDPOINT_GRACE).await;
+    if end.is_none() {
+        pod.update(|status| status.stopping = true);
+        if was_ready {
+            tokio::time::sleep(ENDPOINT_GRACE).await;
+        }
     }
     started.stop().await;
     pod.stop(); // For the tasks that wait for the end.

@@ -208,7 +208,7 @@ fn down(state: &StateDirectory) -> anyhow::Result<ExitCode> {
     let made = state.made();
     eprintln!("ending lab {}", state.lab());
     client.stop()?;
-    made.inspect(|made| state.remove(*made));
+    made.inspect(|made| state.remove(made));
     Ok(ExitCode::SUCCESS)
 }
 

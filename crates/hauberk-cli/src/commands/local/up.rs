@@ -74,7 +74,7 @@ pub(super) fn run(up: &Up, state: &StateDirectory) -> anyhow::Result<ExitCode> {
     let signals = Signals::install()?;
     let arguments = ["local", "runtime"];
     let running =
-        launch(&options, state, &arguments, attachment).inspect_err(|_| state.remove(made))?;
+        launch(&options, state, &arguments, attachment).inspect_err(|_| state.remove(&made))?;
     let lab = LabProcess { running, state };
     match wait_until_ready(up, &lab, &signals, began)? {
         Outcome::Ready if up.detach => Ok(ExitCode::SUCCESS),
@@ -90,7 +90,7 @@ pub(super) fn run(up: &Up, state: &StateDirectory) -> anyhow::Result<ExitCode> {
                 std::thread::spawn(move || super::stat::follow(&state));
             }
             let ended = lab.wait(&signals);
-            state.remove(made);
+            state.remove(&made);
             Ok(exit_code(ended))
         }
         Outcome::Ended(ended) => {
@@ -98,12 +98,12 @@ pub(super) fn run(up: &Up, state: &StateDirectory) -> anyhow::Result<ExitCode> {
                 let log = std::fs::read_to_string(state.log()).unwrap_or_default();
                 eprint!("{log}");
             }
-            state.remove(made);
+            state.remove(&made);
             Ok(exit_code(ended))
         }
         Outcome::TooLate => {
             lab.end(&signals);
-            state.remove(made);
+            state.remove(&made);
             bail!("not all pods were ready within {} s", up.timeout)
         }
     }
