@@ -215,7 +215,7 @@ const CONNECT_ATTEMPTS_MAX: usize = 3;
 ///
 /// An endpoint that cannot be reached is left alone and another one tried: nothing has been sent
 /// yet, so this is safe for every protocol. Waits at most for the queue's failfast time and
-/// [`CONNECT_ATTEMPTS_MAX`] connect timeouts. Cancel-safe.
+/// three connect timeouts. Cancel-safe.
 pub async fn connect(
     worker: &Rc<Worker>,
     backend: &Arc<Backend>,

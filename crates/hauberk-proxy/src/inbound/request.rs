@@ -1,7 +1,7 @@
 //! One request to the application beside us: clean, route, authorize, limit, send, hand back.
 //!
 //! [`serve`] takes a connection whose client is known and answers every request on it by
-//! [`Connection::answer`], which reads as the list of what happens. The newest policy of the port
+//! `Connection::answer`, which reads as the list of what happens. The newest policy of the port
 //! counts for each request. The order is part of the behaviour (linkerd2-proxy v2): a request
 //! without a route or without leave is refused before filters see it and before it uses up a rate
 //! limit, and never reaches `request_total`.

@@ -1,7 +1,7 @@
 //! One request of the application beside us: clean, route, choose, send, hand back.
 //!
 //! [`serve`] takes a connection whose target is known and answers every request on it by
-//! [`Connection::answer`], which reads as the list of what happens. The newest policy of the
+//! `Connection::answer`, which reads as the list of what happens. The newest policy of the
 //! target counts for each request; a request keeps the snapshot it began with.
 //!
 //! Estimate per request and hop, besides hyper (about 3 µs as server) and the client's part: one
