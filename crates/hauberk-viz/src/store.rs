@@ -86,12 +86,18 @@ impl Snapshot {
         const WANTED: [&str; 3] =
             ["response_total", "response_latency_ms_bucket", "tcp_open_total"];
         let mut snapshot = Self::default();
+        let mut probes = 0.0;
         for sample in prom_text::parse(text, |name| WANTED.contains(&name)).samples {
             let counters = match sample.label("direction") {
                 "inbound" => &mut snapshot.inbound,
                 "outbound" => &mut snapshot.outbound,
                 _ => continue,
             };
+            // Probes are the kubelet's affair: they are neither load nor failures of callers.
+            if sample.label("route_name") == "probe" {
+                probes += if sample.name == "response_total" { sample.value } else { 0.0 };
+                continue;
+            }
             match (sample.name, sample.label("classification")) {
                 ("response_total", "success") => counters.success += sample.value,
                 ("response_total", "failure") => counters.failure += sample.value,
@@ -106,11 +112,20 @@ impl Snapshot {
                 _ => {}
             }
         }
+        snapshot.inbound.forget_probes(probes);
         snapshot
     }
 }
 
 impl Counters {
+    /// Takes out the connections of probes. The counters of connections do not tell them apart, but
+    /// each probe has a connection of its own (Kubernetes closes it after the answer), never with
+    /// mutual TLS.
+    fn forget_probes(&mut self, probes: f64) {
+        let unsecured = self.connections - self.connections_secured;
+        self.connections -= probes.min(unsecured);
+    }
+
     /// Counts connections that crossed, or could have crossed, the network between two pods: on
     /// the inbound side those from clients, on the outbound side those to endpoints. Connections
     /// between a proxy and its own application stay inside the pod.
@@ -195,6 +210,9 @@ mod tests {
 response_total{direction="inbound",tls="true",classification="success",status_code="200"} 8
 response_total{direction="inbound",tls="true",classification="success",status_code="204"} 1
 response_total{direction="inbound",tls="true",classification="failure",status_code="500"} 3
+response_total{direction="inbound",route_name="probe",classification="success",status_code="200"} 7
+response_latency_ms_bucket{direction="inbound",route_name="probe",le="1"} 7
+tcp_open_total{direction="inbound",peer="src",tls="no_identity",no_tls_reason="no_tls_from_remote"} 7
 response_latency_ms_bucket{direction="inbound",le="1"} 5
 response_latency_ms_bucket{direction="inbound",le="+Inf"} 12
 tcp_open_total{direction="inbound",peer="src",tls="true"} 2

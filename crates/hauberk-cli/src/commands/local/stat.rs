@@ -31,6 +31,9 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Largest page that is read; a busy proxy's has some hundred KiB.
 const PAGE_BYTES_MAX: u64 = 16 << 20;
 
+/// Time the figures of a followed lab are taken over: long enough for shares to settle.
+const FOLLOW_WINDOW: Duration = Duration::from_secs(30);
+
 /// Pages fetched at the same time.
 const FETCHERS: usize = 8;
 
@@ -38,8 +41,8 @@ const FETCHERS: usize = 8;
 /// they are of its calls.
 #[derive(Args, Debug)]
 pub(super) struct Stat {
-    /// Time the rates and percentiles are taken over, in seconds
-    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    /// Time the figures are taken over, in seconds; without --watch it is waited for
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
     window: u64,
     /// Show it again every so many seconds until interrupted
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=60))]
@@ -61,9 +64,14 @@ enum Format {
 /// Runs the command against that lab.
 pub(super) fn run(state: &StateDirectory, stat: &Stat) -> anyhow::Result<()> {
     let mut sampler = Sampler::new(state.clone(), Duration::from_secs(stat.window));
-    // Two samples make a rate: the first table comes after a second.
+    // Two samples make a rate.
     sampler.sample()?;
-    std::thread::sleep(Duration::from_secs(1));
+    if stat.watch.is_none() {
+        output::note(&format!("measuring for {} s\n", stat.window));
+        std::thread::sleep(Duration::from_secs(stat.window));
+    } else {
+        std::thread::sleep(Duration::from_secs(1));
+    }
     loop {
         sampler.sample()?;
         match stat.output {
@@ -82,7 +90,7 @@ pub(super) fn run(state: &StateDirectory, stat: &Stat) -> anyhow::Result<()> {
 
 /// Shows the table every few seconds until the lab is gone.
 pub(super) fn follow(state: &StateDirectory) -> anyhow::Result<()> {
-    let mut sampler = Sampler::new(state.clone(), Duration::from_secs(10));
+    let mut sampler = Sampler::new(state.clone(), FOLLOW_WINDOW);
     while sampler.sample().is_ok() {
         output::artefact(&screen(&sampler.table(), std::io::stdout().is_terminal()))?;
         std::thread::sleep(Duration::from_secs(2));
@@ -204,7 +212,7 @@ impl Row {
     fn columns(&self) -> [String; 9] {
         let percent =
             |share: Option<f64>| share.map_or("-".to_owned(), |s| format!("{:.1}%", s * 100.0));
-        let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.0}ms"));
+        let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.1}ms"));
         let stats = self.stats.as_ref();
         let out = stats.is_some_and(|s| s.side == Side::Outbound);
         let rate = stats.and_then(|s| s.requests_per_second);
