@@ -26,18 +26,19 @@ use tokio::io::AsyncWrite;
 
 /// Passes bytes between `a` and `b` until both directions have ended or one has failed.
 ///
-/// When it fails, the side that is still healthy is reset rather than closed, so that its peer does not take a broken
-/// stream for a finished one.
+/// When it fails, both sides are reset rather than closed, so that nobody takes a broken stream for a finished one. A
+/// peer that closed without TLS's goodbye (close_notify) is an exception: what it sent before may still be under way
+/// to the other side and is not cut off by a reset.
 pub async fn both_ways(a: &mut Io, b: &mut Io) -> io::Result<()> {
     let (mut forth, mut back) = (OneWay::default(), OneWay::default());
-    let result = poll_fn(|cx| {
+    let result: io::Result<()> = poll_fn(|cx| {
         // Both directions are polled each time; a direction that has ended answers at once.
         let forth = forth.poll(cx, a, b)?;
         let back = back.poll(cx, b, a)?;
         if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await;
-    if result.is_err() {
+    if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) {
         a.abort();
         b.abort();
     }

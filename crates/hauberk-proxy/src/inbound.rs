@@ -56,7 +56,7 @@ async fn serve_or_fail(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), 
     let inbound = &worker.config.inbound;
     let target = facts.original_dst;
     if !inbound.ips.is_empty() && !inbound.ips.contains(&target.ip()) {
-        tracing::warn!(client = %facts.client, %target, "connection for an address that is not ours");
+        tracing::debug!(client = %facts.client, %target, "connection for an address that is not ours");
         return Err(Failure::client(What::NotOurs(target)));
     }
     if target.port() == inbound.listen.port() {

@@ -3,9 +3,7 @@
 //! A [`Labels`] is built once, when a connection, route or endpoint is, and then only hashed or cloned.
 
 use crate::connection::{Direction, Tls};
-use hauberk_model::{
-    Endpoint, Endpoints, Meta, endpoints::Labels as EndpointLabels, inbound::Authorization,
-};
+use hauberk_model::{Endpoint, Meta, endpoints::Labels as EndpointLabels, inbound::Authorization};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use std::{borrow::Cow, fmt, net::SocketAddr};
 
@@ -140,11 +138,6 @@ pub enum IsLocal {
     Yes,
     /// It is not.
     No,
-}
-
-/// The labels of `set` for an endpoint that is known by address only.
-pub fn of_set(set: &Endpoints) -> &EndpointLabels {
-    &set.labels
 }
 
 fn port_text(meta: &Meta) -> String {
