@@ -113,6 +113,8 @@ pub enum Answer {
 /// How far a lab is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
+    /// Whether all manifests of the command line have been read, and service addresses lead to pods.
+    pub loaded: bool,
     /// Pods that should be there.
     pub pods: usize,
     /// Those of them that are ready or have succeeded.
@@ -126,7 +128,7 @@ pub struct Progress {
 impl Progress {
     /// Whether nothing is left to wait for.
     pub fn is_complete(&self) -> bool {
-        self.ready == self.pods
+        self.loaded && self.ready == self.pods
     }
 }
 

@@ -61,7 +61,9 @@ impl Child {
     fn new(running: Running, machine: &Machine) -> io::Result<Self> {
         let host_pid = machine.host_pid(&running);
         let pidfd = running.as_fd().try_clone_to_owned()?;
-        Ok(Self { running, ended: AsyncFd::with_interest(pidfd, Interest::READABLE)?, host_pid })
+        #[expect(deprecated, reason = "its unsafe successor asks for what an OwnedFd guarantees")]
+        let ended = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        Ok(Self { running, ended, host_pid })
     }
 
     /// Process id inside the lab.

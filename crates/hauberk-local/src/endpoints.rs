@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::address::Pair;
 use crate::plan::NODE;
-use crate::spec::{NumberOrText, PodSpec, Service};
+use crate::spec::{NumberOrText, PodSpec, Service, ServiceSpec};
 
 /// What endpoints need to know of a pod.
 #[derive(Clone, Debug)]
@@ -34,6 +34,52 @@ pub struct Candidate<'a> {
     pub stopping: bool,
 }
 
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The families a service has, the primary one first: one of them, IPv4 unless it asks for the
+    /// other, or both if it asks for both (Kubernetes, IPv4/IPv6 dual-stack: `SingleStack` is the
+    /// default). Pods always have both, but their programs need not listen on both.
+    pub fn of(spec: &ServiceSpec) -> Vec<Self> {
+        let asked = |family: &str| spec.ip_families.iter().position(|asked| asked == family);
+        let both = matches!(
+            spec.ip_family_policy.as_deref(),
+            Some("PreferDualStack" | "RequireDualStack")
+        );
+        match (asked("IPv4"), asked("IPv6")) {
+            (Some(four), Some(six)) if six < four => vec![Self::V6, Self::V4],
+            (Some(_), Some(_)) => vec![Self::V4, Self::V6],
+            (None, Some(_)) if both => vec![Self::V6, Self::V4],
+            (None, Some(_)) => vec![Self::V6],
+            (_, None) if both => vec![Self::V4, Self::V6],
+            (_, None) => vec![Self::V4],
+        }
+    }
+
+    /// As it stands in objects.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// The address of this family.
+    pub fn of_pair(self, pair: Pair) -> IpAddr {
+        match self {
+            Self::V4 => pair.v4.into(),
+            Self::V6 => pair.v6.into(),
+        }
+    }
+}
+
 /// A port of a service and the number that pods have for it.
 type Port = (Option<String>, u16, String, Option<String>);
 
@@ -52,10 +98,11 @@ pub fn slices(service: &Service, pods: &[Candidate<'_>]) -> BTreeMap<String, Val
         groups.entry(ports(service, pod.spec)).or_default().push(pod);
     }
     for (number, (ports, pods)) in groups.into_iter().enumerate() {
-        for (family, index) in [("IPv4", 0), ("IPv6", 1)] {
-            let name = format!("{}-{}-{number}", service.metadata.name, family.to_lowercase());
+        for family in Family::of(&service.spec) {
+            let label = family.as_str().to_lowercase();
+            let name = format!("{}-{label}-{number}", service.metadata.name);
             let endpoints =
-                pods.iter().map(|pod| endpoint(service, pod, pod.addresses.both()[index]));
+                pods.iter().map(|pod| endpoint(service, pod, family.of_pair(pod.addresses)));
             let slice = json!({
                 "apiVersion": "discovery.k8s.io/v1",
                 "kind": "EndpointSlice",
@@ -74,7 +121,7 @@ pub fn slices(service: &Service, pods: &[Candidate<'_>]) -> BTreeMap<String, Val
                         "controller": true,
                     }],
                 },
-                "addressType": family,
+                "addressType": family.as_str(),
                 "endpoints": endpoints.collect::<Vec<_>>(),
                 "ports": ports.iter().map(port_object).collect::<Vec<_>>(),
             });
@@ -133,10 +180,32 @@ mod tests {
     use crate::spec;
 
     #[test]
+    fn services_have_one_family_unless_they_ask_for_both() {
+        let check = |spec: Value, expect: &[&str]| {
+            let spec: ServiceSpec = spec::read(&spec).unwrap();
+            let families: Vec<_> = Family::of(&spec).into_iter().map(Family::as_str).collect();
+            assert_eq!(families, expect, "{spec:?}");
+        };
+        check(json!({}), &["IPv4"]);
+        check(json!({"ipFamilies": ["IPv6"]}), &["IPv6"]);
+        check(json!({"ipFamilyPolicy": "SingleStack"}), &["IPv4"]);
+        check(json!({"ipFamilyPolicy": "PreferDualStack"}), &["IPv4", "IPv6"]);
+        check(
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}),
+            &["IPv6", "IPv4"],
+        );
+        check(json!({"ipFamilies": ["IPv6", "IPv4"]}), &["IPv6", "IPv4"]);
+    }
+
+    #[test]
     fn named_ports_that_differ_make_separate_slices() {
         let service: Service = spec::read(&json!({
             "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]},
+            "spec": {
+                "selector": {"app": "web"},
+                "ports": [{"port": 80, "targetPort": "http"}],
+                "ipFamilyPolicy": "PreferDualStack",
+            },
         }))
         .unwrap();
         let pod_spec = |port: u16| -> PodSpec {

@@ -9,7 +9,7 @@ mod reconcile;
 mod requests;
 mod services;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +70,8 @@ pub struct Outputs {
     pub zone: watch::Sender<Arc<Zone>>,
     /// To the rules for service addresses, as text.
     pub rules: watch::Sender<String>,
+    /// The rules that were loaded last.
+    pub loaded_rules: watch::Receiver<String>,
 }
 
 /// A pod that exists.
@@ -116,13 +118,9 @@ pub struct Lab {
     service_addresses: Addresses,
     pods_made: u64,
     stopping: Option<Instant>,
-    dirty: BTreeSet<Part>,
-}
-
-/// Derived state that may be out of date.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
-    Endpoints,
+    endpoints_outdated: bool,
+    /// Whether all manifests of the command line have been read.
+    loaded: bool,
 }
 
 impl Lab {
@@ -143,7 +141,8 @@ impl Lab {
             service_addresses: Addresses::new(SERVICE_NETWORK),
             pods_made: 0,
             stopping: None,
-            dirty: BTreeSet::new(),
+            endpoints_outdated: true,
+            loaded: false,
         }
     }
 
@@ -204,7 +203,7 @@ impl Lab {
         record.status = report.status;
         // The pod hears of its end a little later than the writer decides it.
         record.status.stopping |= stopping;
-        self.dirty.insert(Part::Endpoints);
+        self.endpoints_outdated = true;
         let ended = record.status.phase.is_final() && !stopping;
         if report.gone && !ended {
             self.forget(&report.uid);
@@ -217,10 +216,11 @@ impl Lab {
         self.pod_addresses.give_back(record.addresses);
         let key = record.key();
         self.remove_object(&key);
-        self.dirty.insert(Part::Endpoints);
+        self.endpoints_outdated = true;
     }
 
     fn take_files(&mut self, manifests: BTreeMap<Key, Value>, problems: Vec<String>) {
+        self.loaded = true;
         let before = std::mem::replace(&mut self.from_files, manifests);
         self.file_problems = problems;
         for key in before.keys() {
@@ -240,7 +240,7 @@ impl Lab {
     fn bring_up_to_date(&mut self) {
         self.reconcile();
         self.write_pods();
-        if self.dirty.remove(&Part::Endpoints) {
+        if std::mem::take(&mut self.endpoints_outdated) {
             self.write_endpoints();
             let zone = Arc::new(Zone::new(&self.objects, CLUSTER_DOMAIN));
             self.outputs.zone.send_if_modified(|old| replace_if_new(old, zone));
@@ -283,18 +283,23 @@ impl Lab {
     }
 
     fn progress(&self) -> Progress {
-        let live = || self.records.values().filter(|one| !one.status.stopping);
+        let counts = |one: &&Record| !one.status.stopping && one.status.phase != Phase::Failed;
+        let live = || self.records.values().filter(counts);
         let is_done = |one: &&Record| one.status.is_ready() || one.status.phase == Phase::Succeeded;
         let waiting = live().filter(|one| !is_done(one)).map(|one| {
             let reason = one.status.waiting_for().unwrap_or_else(|| "starting".to_owned());
             format!("{}/{}: {reason}", one.namespace, one.name)
         });
         let problems = self.problems.iter().map(|(key, problem)| format!("{key}: {problem}"));
+        let failed = self.records.values().filter(|one| one.status.phase == Phase::Failed);
+        let failed = failed.map(|one| format!("{}/{} has failed", one.namespace, one.name));
         Progress {
+            loaded: self.loaded
+                && *self.outputs.rules.borrow() == *self.outputs.loaded_rules.borrow(),
             pods: live().count() + self.problems.len(),
             ready: live().filter(is_done).count(),
             waiting: waiting.collect(),
-            problems: self.file_problems.iter().cloned().chain(problems).collect(),
+            problems: self.file_problems.iter().cloned().chain(problems).chain(failed).collect(),
         }
     }
 }

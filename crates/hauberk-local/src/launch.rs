@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -171,36 +171,36 @@ fn subordinate_ids(table: &str, user: u32, name: Option<&str>) -> Option<(u32, u
     })
 }
 
-/// Settings that keep ordinary users from making namespaces, and what they must be.
-const SETTINGS: [(&str, fn(u64) -> bool, &str); 4] = [
-    (
-        "/proc/sys/user/max_user_namespaces",
-        |value| value > 0,
-        "sysctl -w user.max_user_namespaces=15000",
-    ),
-    (
-        "/proc/sys/user/max_net_namespaces",
-        |value| value > 1,
-        "sysctl -w user.max_net_namespaces=15000",
-    ),
-    (
-        "/proc/sys/kernel/unprivileged_userns_clone",
-        |value| value == 1,
-        "sysctl -w kernel.unprivileged_userns_clone=1",
-    ),
-    (
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        |value| value == 0,
-        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
+/// A setting that can keep ordinary users from making namespaces.
+struct Setting {
+    name: &'static str,
+    is_fine: fn(u64) -> bool,
+    good: u64,
+}
+
+/// user_namespaces(7), and what Debian and Ubuntu have added.
+const SETTINGS: [Setting; 4] = [
+    Setting { name: "user.max_user_namespaces", is_fine: |value| value > 0, good: 15_000 },
+    Setting { name: "user.max_net_namespaces", is_fine: |value| value > 1, good: 15_000 },
+    Setting { name: "kernel.unprivileged_userns_clone", is_fine: |value| value == 1, good: 1 },
+    Setting {
+        name: "kernel.apparmor_restrict_unprivileged_userns",
+        is_fine: |value| value == 0,
+        good: 0,
+    },
 ];
 
 /// What to do about settings that stand in the way.
 fn sysctls() -> Vec<String> {
-    let value = |path: &str| fs::read_to_string(Path::new(path)).ok()?.trim().parse::<u64>().ok();
-    let wrong =
-        SETTINGS.iter().filter(|(path, fine, _)| value(path).is_some_and(|value| !fine(value)));
-    wrong.map(|(_, _, remedy)| (*remedy).to_owned()).collect()
+    let value = |name: &str| {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+    };
+    SETTINGS
+        .iter()
+        .filter(|setting| value(setting.name).is_some_and(|value| !(setting.is_fine)(value)))
+        .map(|setting| format!("sysctl -w {}={}", setting.name, setting.good))
+        .collect()
 }
 
 fn explain(error: anyhow::Error, remedies: &[String]) -> anyhow::Error {

@@ -16,13 +16,14 @@ use anyhow::Context as _;
 use hauberk_process::{Shutdown, Tasks, logging, shutdown};
 use tokio::sync::{mpsc, watch};
 
+use crate::address::GATEWAY;
 use crate::container::Machine;
 use crate::control::Authority;
 use crate::dns::{self, Zone};
 use crate::image::Images;
 use crate::lab::{Event, Lab, Outputs, Setup};
 use crate::launch::{Mesh, Options};
-use crate::plan::IdRanges;
+use crate::plan::{IdRanges, NODE};
 use crate::pod::Surroundings;
 use crate::root::{self, Kept, LAB_DIRECTORY, MountPoints};
 use crate::server::Server;
@@ -98,18 +99,24 @@ async fn serve(options: &Options, opened: Opened, ids: IdRanges) -> anyhow::Resu
     let authority = Authority::create(&control, SystemTime::now())?;
     let (version, mesh) = (env!("CARGO_PKG_VERSION"), options.mesh == Mesh::On);
     let inject = mesh.then(|| authority.inject_config(version));
-    let manifests = if mesh { authority.manifests(&objects, version) } else { Vec::new() };
+    let mut manifests = vec![node()];
+    if mesh {
+        manifests.extend(authority.manifests(&objects, version));
+    }
 
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
     let (reports_in, reports) = mpsc::channel(REPORTS_MAX);
+    let (rules_done, loaded_rules) = watch::channel(String::new());
     let outputs = Outputs {
+        loaded_rules,
         zone: watch::Sender::new(Arc::new(Zone::default())),
         rules: watch::Sender::new(String::new()),
     };
     for address in dns::server_addresses() {
         dns_server::serve(address, outputs.zone.subscribe(), &tasks).await?;
     }
-    tasks.spawn("service rules", apply_rules(outputs.rules.subscribe(), tasks.shutdown().clone()));
+    let rules = apply_rules(outputs.rules.subscribe(), rules_done, tasks.shutdown().clone());
+    tasks.spawn("service rules", rules);
 
     let machine = Arc::new(Machine {
         mount_points: Mutex::new(MountPoints::new()?),
@@ -124,9 +131,7 @@ async fn serve(options: &Options, opened: Opened, ids: IdRanges) -> anyhow::Resu
 
     let (answer, _) = tokio::sync::oneshot::channel();
     events_in.send(Event::Asked(crate::api::Request::Apply { manifests }, answer)).await?;
-    if !opened.sources.is_empty() {
-        files::follow(opened.sources, events_in.clone(), &tasks)?;
-    }
+    files::follow(opened.sources, events_in.clone(), &tasks)?;
     let listener = tokio::net::UnixListener::from_std(opened.listener)?;
     let server = Server { events: events_in.clone(), machine, tasks: tasks.clone() };
     tasks.spawn("socket", server.run(listener));
@@ -143,6 +148,16 @@ async fn serve(options: &Options, opened: Opened, ids: IdRanges) -> anyhow::Resu
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The machine, as the lab's only node.
+fn node() -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE, "kubernetes.io/os": "linux"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": GATEWAY.v4}]},
+    })
+}
+
 fn images(options: &Options) -> Images {
     let mut images = Images::new(options.programs.clone());
     for (image, command) in &options.images {
@@ -157,20 +172,27 @@ fn path(options: &Options) -> String {
 }
 
 /// Loads the newest rules whenever they have changed.
-async fn apply_rules(mut rules: watch::Receiver<String>, shutdown: Shutdown) {
+async fn apply_rules(
+    mut rules: watch::Receiver<String>,
+    done: watch::Sender<String>,
+    shutdown: Shutdown,
+) {
     loop {
         tokio::select! {
             changed = rules.changed() => if changed.is_err() { return },
             () = shutdown.ended() => return,
         }
         let text = rules.borrow_and_update().clone();
-        let applied = tokio::task::spawn_blocking(move || network::load_rules(&text)).await;
+        let (load, last) = (text.clone(), text);
+        let applied = tokio::task::spawn_blocking(move || network::load_rules(&load)).await;
         if let Ok(Err(error)) = applied {
             tracing::error!(
                 error = format!("{error:#}"),
                 "cannot load the rules for service addresses"
             );
         }
+        // Also after a failure, which was logged: nobody waits for rules that cannot be loaded.
+        done.send_replace(last);
         tokio::time::sleep(RULES_PAUSE).await;
     }
 }

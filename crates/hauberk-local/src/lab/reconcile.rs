@@ -7,7 +7,7 @@ use hauberk_inject::{Action, Manifest, NamespaceFacts, inject};
 use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
-use super::{Lab, Part, Record};
+use super::{Lab, Record};
 use crate::address::{POD_NETWORK, Pair};
 use crate::network::Plug;
 use crate::objects::{Key, new_uid, timestamp};
@@ -51,6 +51,7 @@ impl Lab {
             self.reconcile_workload(key, *kind);
         }
         self.reconcile_bare_pods();
+        self.remove_replica_sets();
         let owners: Vec<&Key> = workloads.iter().map(|(key, _)| key).collect();
         let bare: Vec<Key> = self.bare_pods.keys().cloned().collect();
         self.templates.retain(|key, _| owners.contains(&key) || bare.contains(key));
@@ -239,6 +240,33 @@ impl Lab {
         key
     }
 
+    /// Removes ReplicaSets that no pod is made from any more.
+    fn remove_replica_sets(&mut self) {
+        let is_used = |key: &Key, owner: &str| {
+            let named = |deployment: &Key, hash: &str| {
+                deployment.namespace == key.namespace
+                    && deployment.name == owner
+                    && key.name == format!("{owner}-{hash}")
+            };
+            self.templates.iter().any(|(deployment, one)| named(deployment, &one.hash))
+                || self.records.values().any(|one| {
+                    one.owner.as_ref().is_some_and(|deployment| named(deployment, &one.hash))
+                })
+        };
+        let unused: Vec<Key> = self
+            .objects
+            .of_kind("ReplicaSet")
+            .filter(|(key, object)| {
+                let owner = object["metadata"]["ownerReferences"][0]["name"].as_str();
+                owner.is_some_and(|owner| !is_used(key, owner))
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in unused {
+            self.remove_object(&key);
+        }
+    }
+
     /// Gives a pod its addresses and lets it live.
     fn admit(&mut self, mut manifest: Value, owner: Option<Key>, template: &Template) {
         manifest["spec"]["nodeName"] = json!(NODE);
@@ -267,7 +295,7 @@ impl Lab {
         };
         let uid = record.spec.metadata.uid.clone();
         self.records.insert(uid.clone(), record);
-        self.dirty.insert(Part::Endpoints);
+        self.endpoints_outdated = true;
         self.start(&uid);
     }
 
@@ -329,7 +357,7 @@ impl Lab {
             }
             let ended = record.status.phase.is_final();
             record.status.stopping = true;
-            self.dirty.insert(Part::Endpoints);
+            self.endpoints_outdated = true;
             match &record.pod {
                 Some(pod) if !ended => pod.stop(),
                 Some(_) | None => gone.push(uid.clone()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Lab, Part, Record};
+use super::{Lab, Record};
 use crate::api::{Answer, ContainerRow, PodRow, Request, Target};
 use crate::objects::{Key, is_kind};
 use crate::pod::Pod;
@@ -99,7 +99,7 @@ impl Lab {
             self.problems.insert(key, problem);
             return;
         }
-        self.dirty.insert(Part::Endpoints);
+        self.endpoints_outdated = true;
         let namespace = (key.kind == "Namespace").then(|| key.name.clone());
         self.put_object(key, value);
         if let Some(namespace) = namespace {
@@ -167,7 +167,7 @@ impl Lab {
         if key.kind == "Namespace" {
             self.bare_pods.retain(|pod, _| pod.namespace != key.name);
         }
-        self.dirty.insert(Part::Endpoints);
+        self.endpoints_outdated = true;
     }
 
     fn get(&self, kind: &str, name: Option<&str>, namespace: Option<&str>) -> Answer {

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::Lab;
 use crate::address::SERVICE_NETWORK;
-use crate::endpoints::{Candidate, slices};
+use crate::endpoints::{Candidate, Family, slices};
 use crate::objects::Key;
 use crate::spec::{self, Service};
 
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
 impl Lab {
-    /// Fills in what the API server would: addresses in both families.
+    /// Fills in what the API server would: the families, and an address in each of them.
     pub(super) fn complete_service(
         &mut self,
         key: &Key,
@@ -24,39 +24,43 @@ impl Lab {
         if read.spec.is_external_name() {
             return Ok(());
         }
+        let families = Family::of(&read.spec);
         let spec = &mut service["spec"];
+        spec["ipFamilies"] = families.iter().map(|family| family.as_str()).collect();
+        spec["ipFamilyPolicy"] =
+            json!(if families.len() == 2 { "PreferDualStack" } else { "SingleStack" });
         if read.spec.is_headless() {
             spec["clusterIPs"] = json!(["None"]);
             return Ok(());
         }
-        let old = self.objects.get(key).map(|old| old["spec"].clone()).unwrap_or_default();
-        let kept = old["clusterIPs"].as_array().filter(|ips| ips.len() == 2).cloned();
+        let old =
+            self.objects.get(key).and_then(|old| old["spec"]["clusterIP"].as_str()?.parse().ok());
+        let kept = old.and_then(|old| SERVICE_NETWORK.number(old)).map(|n| SERVICE_NETWORK.pair(n));
         let wanted = read.spec.cluster_ip.filter(|ip| !ip.is_empty());
-        let addresses = match (kept, wanted) {
-            (Some(kept), wanted) if wanted.iter().all(|ip| kept.contains(&json!(ip))) => {
-                json!(kept)
+        let pair = match (kept, wanted) {
+            (Some(kept), wanted)
+                if wanted
+                    .iter()
+                    .all(|ip| kept.both().iter().any(|kept| kept.to_string() == *ip)) =>
+            {
+                kept
             }
             (_, Some(wanted)) => {
                 let address: IpAddr =
                     wanted.parse().map_err(|_| format!("{wanted} is no address"))?;
-                let pair = self.service_addresses.take_this(address).ok_or_else(|| {
+                self.service_addresses.take_this(address).ok_or_else(|| {
                     let (first, last) = (SERVICE_NETWORK.pair(0), SERVICE_NETWORK.pair(65535));
                     format!(
                         "the address {address} is taken or not one of {} to {} or {} to {}",
                         first.v4, last.v4, first.v6, last.v6
                     )
-                })?;
-                json!(pair.both())
+                })?
             }
-            (_, None) => {
-                let pair = self.service_addresses.take().ok_or("no service address is left")?;
-                json!(pair.both())
-            }
+            (_, None) => self.service_addresses.take().ok_or("no service address is left")?,
         };
-        spec["clusterIP"] = addresses[0].clone();
-        spec["clusterIPs"] = addresses;
-        spec["ipFamilies"] = json!(["IPv4", "IPv6"]);
-        spec["ipFamilyPolicy"] = json!("PreferDualStack");
+        let addresses: Vec<IpAddr> = families.iter().map(|family| family.of_pair(pair)).collect();
+        spec["clusterIP"] = json!(addresses[0]);
+        spec["clusterIPs"] = json!(addresses);
         if spec["type"].is_null() {
             spec["type"] = json!("ClusterIP");
         }

@@ -179,16 +179,8 @@ fn wait_until_ready(
         }
         if let Some(progress) = &progress
             && progress.is_complete()
-            && progress.pods > 0
         {
             eprintln!("[{:5.1} s] {} pods are ready", elapsed.as_secs_f32(), progress.pods);
-            return Ok(Outcome::Ready);
-        }
-        if let Some(progress) = &progress
-            && up.files.is_empty()
-            && progress.is_complete()
-        {
-            eprintln!("[{:5.1} s] the lab is ready", elapsed.as_secs_f32());
             return Ok(Outcome::Ready);
         }
         if up.timeout > 0 && elapsed > Duration::from_secs(up.timeout) {

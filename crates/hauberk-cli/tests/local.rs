@@ -1,0 +1,438 @@
+//! `hauberk local` from outside: real labs, with real processes, without a mesh.
+//!
+//! Each test has a lab of its own, in namespaces of its own, and nothing of the machine's network is
+//! touched. Containers run this test program again: the ignored tests below are its server and
+//! client, so nothing else has to be installed but `nft`. Where the kernel forbids namespaces the
+//! tests say SKIPPED, unless `HAUBERK_REQUIRE_NAMESPACES` makes that a failure.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const HAUBERK: &str = env!("CARGO_BIN_EXE_hauberk");
+/// Everything here takes well under a second on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The server that containers run: says who asks, and who it is.
+#[test]
+#[ignore = "run inside a pod"]
+fn serve() {
+    let port = std::env::var("PORT").expect("PORT is set").parse::<u16>().expect("a number");
+    let listener = TcpListener::bind(("::", port)).expect("listen");
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("accept");
+        let peer = stream.peer_addr().expect("peer").ip().to_canonical();
+        let name = fs::read_to_string("/etc/hostname").expect("host name");
+        let _ = write!(stream, "{} greets {peer}", name.trim()); // Probes do not wait.
+    }
+}
+
+/// The client that `exec` runs: prints what the server at `TARGET` says.
+#[test]
+#[ignore = "run inside a pod"]
+fn ask() {
+    let target = std::env::var("TARGET").expect("TARGET is set");
+    let mut text = String::new();
+    let mut stream = TcpStream::connect(target).expect("connect");
+    stream.read_to_string(&mut text).expect("read");
+    println!("answer: {text}");
+}
+
+/// Calls this program again, as one of the two above.
+fn myself(role: &str) -> Vec<String> {
+    let own = std::env::current_exe().expect("own path");
+    let own = own.to_str().expect("a plain path").to_owned();
+    [own.as_str(), role, "--exact", "--ignored", "--nocapture", "--test-threads=1"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn container(name: &str, command: &[String], env: Value) -> Value {
+    json!({"name": name, "image": "none", "command": command, "env": env})
+}
+
+fn deployment(name: &str, replicas: u32, mut container: Value) -> Value {
+    container["readinessProbe"] = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
+        "replicas": replicas,
+        "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {
+            "terminationGracePeriodSeconds": 1, "containers": [container],
+        }},
+    }})
+}
+
+fn server(replicas: u32) -> Value {
+    let env = json!([{"name": "PORT", "value": "8080"}]);
+    deployment("web", replicas, container("server", &myself("serve"), env))
+}
+
+fn service(name: &str, cluster_ip: Option<&str>) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {
+        "clusterIP": cluster_ip,
+        "selector": {"app": "web"},
+        "ports": [{"name": "tcp", "port": 80, "targetPort": 8080}],
+    }})
+}
+
+fn client() -> Value {
+    let command = ["sleep", "100000"].map(str::to_owned);
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"}, "spec": {
+        "terminationGracePeriodSeconds": 1, "containers": [container("client", &command, json!([]))],
+    }})
+}
+
+/// Who starts the lab.
+#[derive(Clone, Copy)]
+enum User {
+    Same,
+    /// A user without a name, a home, or any range of ids.
+    Stranger,
+}
+
+/// A lab with its front process. Ends with the test, however that ends.
+struct Lab {
+    name: String,
+    user: User,
+    manifests: TempDir,
+    front: Child,
+}
+
+impl Lab {
+    /// Starts a lab and waits until all its pods are ready; none where namespaces are forbidden.
+    fn up(name: &str, user: User, manifests: &[Value]) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        for (number, manifest) in manifests.iter().enumerate() {
+            write_manifest(directory.path(), number, manifest);
+        }
+        allow_everybody(directory.path());
+        let name = format!("{name}-{}", std::process::id());
+        let mut command = hauberk(user);
+        command.args(["local", "--lab", &name, "up", "--no-mesh", "-f"]).arg(directory.path());
+        let mut front = command.stderr(Stdio::piped()).spawn().expect("start hauberk");
+        let errors = BufReader::new(front.stderr.take().expect("piped"));
+        let mut said = String::new();
+        for line in errors.lines() {
+            let line = line.expect("text");
+            said += &line;
+            said += "\n";
+            if line.contains("Ctrl-C ends the lab") {
+                return Some(Self { name, user, manifests: directory, front });
+            }
+        }
+        let _ = front.wait();
+        let forbidden = said.contains("cannot make the lab's");
+        let required = std::env::var_os("HAUBERK_REQUIRE_NAMESPACES").is_some();
+        assert!(forbidden && !required, "the lab did not come up:\n{said}");
+        eprintln!("SKIPPED: {said}");
+        None
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = hauberk(self.user);
+        command.args(["local", "--lab", &self.name]).args(arguments);
+        command.stdin(Stdio::null()).output().expect("run hauberk")
+    }
+
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn pods(&self) -> Vec<Value> {
+        let text = self.says(&["ps", "-o", "json"]);
+        serde_json::from_str(&text).expect("json")
+    }
+
+    fn pods_named(&self, prefix: &str) -> Vec<Value> {
+        let is_named = |pod: &Value| pod["name"].as_str().is_some_and(|n| n.starts_with(prefix));
+        self.pods().into_iter().filter(is_named).collect()
+    }
+
+    /// What the server at this address says to the client.
+    fn ask(&self, target: &str) -> String {
+        let mut shell = format!("TARGET={target} exec");
+        for word in myself("ask") {
+            shell += &format!(" '{word}'");
+        }
+        let text = self.says(&["exec", "client", "--", "sh", "-c", &shell]);
+        let answer = text.lines().find_map(|line| line.split_once("answer: "));
+        answer.unwrap_or_else(|| panic!("no answer in {text}")).1.to_owned()
+    }
+
+    /// All processes and network namespaces of the lab.
+    fn remains(&self) -> Remains {
+        let mut pids = vec![self.runtime()];
+        let mut namespaces = Vec::new();
+        for pod in self.pods() {
+            let namespace = pod["networkNamespace"].as_str().expect("a path").to_owned();
+            pids.extend(namespace.split('/').nth(2).and_then(|pid| pid.parse::<u32>().ok()));
+            namespaces.push(fs::read_link(&namespace).expect("a namespace"));
+            let containers = pod["containers"].as_array().expect("a list").clone();
+            pids.extend(
+                containers.iter().filter_map(|one| one["pid"].as_u64()).map(|pid| pid as u32),
+            );
+        }
+        Remains { pids, namespaces }
+    }
+
+    /// The process id of the runtime: the front's only child.
+    fn runtime(&self) -> u32 {
+        let front = self.front.id();
+        let children = fs::read_to_string(format!("/proc/{front}/task/{front}/children"));
+        children.expect("children").trim().parse().expect("one child")
+    }
+
+    fn kill(&mut self, pid: u32) {
+        let status = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        assert!(status.expect("run kill").success());
+        let _ = self.front.wait();
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.run(&["down"]);
+        let _ = self.front.kill();
+        let _ = self.front.wait();
+    }
+}
+
+/// What must be gone when a lab is.
+struct Remains {
+    pids: Vec<u32>,
+    namespaces: Vec<PathBuf>,
+}
+
+impl Remains {
+    fn assert_gone(&self) {
+        assert!(self.pids.len() >= 3 && !self.namespaces.is_empty(), "there was a lab");
+        until("all processes have ended", || {
+            self.pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        });
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let used: Vec<PathBuf> =
+            processes.filter_map(|one| fs::read_link(one.path().join("ns/net")).ok()).collect();
+        assert!(self.namespaces.iter().all(|namespace| !used.contains(namespace)));
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        assert!(!mounts.contains(".hauberk-lab"), "{mounts}");
+        let interfaces = fs::read_dir("/sys/class/net").expect("interfaces").flatten();
+        let ours = interfaces.filter(|one| one.file_name().to_string_lossy().starts_with("pod"));
+        assert_eq!(ours.count(), 0);
+    }
+}
+
+fn hauberk(user: User) -> Command {
+    match user {
+        User::Same => Command::new(HAUBERK),
+        User::Stranger => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=4242", "--regid=4242", "--clear-groups", HAUBERK]);
+            command.env_remove("XDG_RUNTIME_DIR");
+            command
+        }
+    }
+}
+
+fn write_manifest(directory: &Path, number: usize, manifest: &Value) {
+    let path = directory.join(format!("{number}.yaml"));
+    fs::write(path, manifest.to_string()).expect("write a manifest");
+}
+
+fn allow_everybody(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("set mode");
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn pods_find_and_reach_each_other_by_name() {
+    let manifests = [server(2), service("web", None), service("each", Some("None")), client()];
+    let Some(lab) = Lab::up("names", User::Same, &manifests) else { return };
+    let client = &lab.pods_named("client")[0];
+    let own_ip = client["ips"][1].as_str().expect("an address").to_owned();
+
+    for target in ["web:80", "web.default:80", "web.default.svc.cluster.local:80"] {
+        let answer = lab.ask(target);
+        assert!(answer.starts_with("web-"), "{answer}");
+        assert!(
+            answer.ends_with(&format!("greets {own_ip}")),
+            "the sender's address stays: {answer}"
+        );
+    }
+    // A headless name leads to the pods themselves, on their own port.
+    assert!(lab.ask("each:8080").starts_with("web-"));
+    let shell = |script: &str| lab.run(&["exec", "client", "--", "sh", "-c", script]);
+    let all = String::from_utf8(shell("getent ahostsv4 each | grep STREAM | wc -l").stdout);
+    assert_eq!(all.expect("text").trim(), "2");
+    let began = Instant::now();
+    assert!(!shell("getent hosts nowhere.example").status.success());
+    assert!(began.elapsed() < Duration::from_secs(4), "unknown names are refused at once");
+    assert_eq!(shell("exit 7").status.code(), Some(7));
+
+    let read = "cat /var/run/secrets/kubernetes.io/serviceaccount/namespace; hostname";
+    assert_eq!(String::from_utf8_lossy(&shell(read).stdout), "defaultclient\n");
+    let logs = lab.says(&["logs", "web"]);
+    assert!(logs.contains("running 1 test"), "{logs}");
+}
+
+#[test]
+fn ports_are_forwarded_from_the_machine() {
+    let Some(lab) = Lab::up("forward", User::Same, &[server(1), service("web", None)]) else {
+        return;
+    };
+    let mut command = hauberk(User::Same);
+    command.args(["local", "--lab", &lab.name, "port-forward", "svc/web", "0:80"]);
+    let mut forward = command.stderr(Stdio::piped()).spawn().expect("start hauberk");
+    let mut line = String::new();
+    let mut errors = BufReader::new(forward.stderr.take().expect("piped"));
+    errors.read_line(&mut line).expect("a line");
+    let address = line.split_whitespace().nth(1).expect("an address").to_owned();
+    let mut text = String::new();
+    let answer = TcpStream::connect(&address).and_then(|mut one| one.read_to_string(&mut text));
+    let _ = forward.kill();
+    let _ = forward.wait();
+    answer.expect("an answer");
+    assert!(text.starts_with("web-") && text.ends_with("greets 127.0.0.1"), "{text}");
+}
+
+#[test]
+fn changed_files_and_objects_change_the_pods() {
+    let Some(lab) = Lab::up("live", User::Same, &[server(1), client()]) else { return };
+    let ready = |count: usize| {
+        let pods = lab.pods_named("web-");
+        pods.len() == count && pods.iter().all(|pod| pod["ready"] == true)
+    };
+    let first = lab.pods_named("web-")[0]["name"].clone();
+    write_manifest(lab.manifests.path(), 0, &server(3));
+    until("there are three", || ready(3));
+    assert!(lab.pods_named("web-").iter().any(|pod| pod["name"] == first), "the first one stays");
+
+    let mut other = server(3);
+    other["spec"]["template"]["metadata"]["annotations"] = json!({"changed": "yes"});
+    write_manifest(lab.manifests.path(), 0, &other);
+    until("all are replaced", || {
+        ready(3) && lab.pods_named("web-").iter().all(|pod| pod["name"] != first)
+    });
+
+    fs::remove_file(lab.manifests.path().join("0.yaml")).expect("remove a manifest");
+    until("none is left", || lab.pods_named("web-").is_empty());
+    assert_eq!(lab.pods().len(), 1);
+
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": {
+        "template": {"spec": {"restartPolicy": "Never", "containers":
+            [container("main", &["sh", "-c", "echo done"].map(str::to_owned), json!([]))],
+        }},
+    }});
+    write_manifest(lab.manifests.path(), 9, &json!({"not": "read"}));
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    fs::write(file.path(), job.to_string()).expect("write");
+    let path = file.path().to_str().expect("a plain path");
+    assert_eq!(lab.says(&["apply", "-f", path]), "job/once in default created\n");
+    until("the job has ended", || {
+        lab.pods_named("once-").first().is_some_and(|pod| pod["phase"] == "Succeeded")
+    });
+    assert_eq!(lab.says(&["logs", "job/once"]), "done\n");
+    assert_eq!(lab.says(&["delete", "job", "once"]), "job/once in default deleted\n");
+    until("its pod is gone", || lab.pods_named("once-").is_empty());
+}
+
+#[test]
+fn a_crashed_container_is_started_again_and_an_unknown_image_is_explained() {
+    let crash = [
+        "sh",
+        "-c",
+        "test -e /tmp/$HOSTNAME-was-here || { touch /tmp/$HOSTNAME-was-here; exit 1; }; sleep 1000",
+    ];
+    let name = format!("crash-{}", std::process::id());
+    let mut pod = client();
+    pod["metadata"]["name"] = json!(name);
+    pod["spec"]["containers"] = json!([container("c", &crash.map(str::to_owned), json!([]))]);
+    let Some(lab) = Lab::up("crash", User::Same, &[client()]) else { return };
+    write_manifest(lab.manifests.path(), 1, &pod);
+    until("it was restarted", || {
+        let pods = lab.pods_named("crash-");
+        pods.first()
+            .is_some_and(|pod| pod["containers"][0]["restarts"] == 1 && pod["ready"] == true)
+    });
+    let _ = fs::remove_file(format!("/tmp/{name}-was-here"));
+
+    pod["metadata"]["name"] = json!("unknown");
+    pod["spec"]["containers"] = json!([{"name": "c", "image": "nginx"}]);
+    write_manifest(lab.manifests.path(), 2, &pod);
+    until("the image is explained", || {
+        let pods = lab.pods_named("unknown");
+        let message = pods.first().and_then(|pod| pod["message"].as_str().map(str::to_owned));
+        message.is_some_and(|message| message.contains("local.hauberk.io/command.c"))
+    });
+}
+
+#[test]
+fn nothing_is_left_when_the_front_is_killed() {
+    let Some(mut lab) = Lab::up("front", User::Same, &[server(2), client()]) else { return };
+    let remains = lab.remains();
+    lab.kill(lab.front.id());
+    remains.assert_gone();
+}
+
+#[test]
+fn nothing_is_left_when_the_runtime_is_killed() {
+    let Some(mut lab) = Lab::up("runtime", User::Same, &[server(2), client()]) else { return };
+    let remains = lab.remains();
+    lab.kill(lab.runtime());
+    remains.assert_gone();
+}
+
+#[test]
+fn nothing_is_left_after_down() {
+    let Some(mut lab) = Lab::up("down", User::Same, &[server(2), client()]) else { return };
+    let remains = lab.remains();
+    lab.says(&["down"]);
+    let _ = lab.front.wait();
+    remains.assert_gone();
+    assert!(!lab.run(&["ps"]).status.success(), "no lab is running");
+}
+
+#[test]
+fn an_ordinary_user_has_labs_too() {
+    if !is_root() {
+        eprintln!(
+            "SKIPPED: only root can become another user; the other tests run rootless already"
+        );
+        return;
+    }
+    let reachable = hauberk(User::Stranger).arg("version").output();
+    if !reachable.is_ok_and(|output| output.status.success()) {
+        let required = std::env::var_os("HAUBERK_REQUIRE_NAMESPACES").is_some();
+        assert!(!required, "{HAUBERK} cannot be run by another user");
+        eprintln!("SKIPPED: {HAUBERK} cannot be run by another user");
+        return;
+    }
+    let manifests = [server(1), service("web", None), client()];
+    let Some(mut lab) = Lab::up("rootless", User::Stranger, &manifests) else { return };
+    assert!(lab.ask("web:80").starts_with("web-"));
+    let remains = lab.remains();
+    lab.kill(lab.front.id());
+    remains.assert_gone();
+}
+
+/// Whether this process is root, as the file system sees it.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
