@@ -5,6 +5,7 @@
 mod mesh;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
@@ -460,6 +461,36 @@ fn h2c_upgrades_are_not_passed_on() {
             assert!(!seen.headers.contains_key("http2-settings"));
         },
     );
+}
+
+/// Answers the first request of each connection; closes at the second without a word.
+async fn once(mut socket: tokio::net::TcpStream) {
+    let mut buffer = [0; 4096];
+    if socket.read(&mut buffer).await.is_ok_and(|count| count > 0) {
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+        let _ = socket.read(&mut buffer).await;
+    }
+}
+
+#[test]
+fn a_kept_connection_that_is_closed_under_a_request_costs_only_what_is_not_idempotent() {
+    mesh::run(async |mesh| {
+        for way in mesh::WAYS {
+            for (method, status) in [("GET", "200"), ("PUT", "200"), ("POST", "502")] {
+                let application = mesh::application(once).await;
+                mesh.serve(application, way).await;
+                let text = "GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+                assert!(exchange(mesh.connect(), text).await.ends_with("hi"), "{way:?}");
+                // The connection grows old; that takes time and nothing else.
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                let text = format!(
+                    "{method} / HTTP/1.1\r\nhost: web\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                );
+                let answer = exchange(mesh.connect(), &text).await;
+                assert_eq!(&answer[9..12], status, "{way:?} {method}: {answer}");
+            }
+        }
+    });
 }
 
 #[test]

@@ -23,6 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_model::Endpoint;
 use hauberk_model::endpoints::ProtocolHint;
@@ -53,6 +54,10 @@ use crate::worker::Worker;
 /// Largest header block we accept in a response over HTTP/2. Larger than the 16 KiB of hyper, so
 /// that what came in by HTTP/1 can travel between proxies.
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// A connection idle for this long may be about to be closed by a peer whose patience is shorter
+/// than ours; a request over it is kept ready to be sent again. Busy connections pay nothing.
+const STALE_AFTER: Duration = Duration::from_millis(50);
 
 /// Connections to one endpoint. Cloning copies one `Rc`.
 #[derive(Clone, Debug)]
@@ -270,12 +275,15 @@ impl Client {
         let version = request.version();
         let is_pooled = version == Version::HTTP_11
             && request.headers().get(HOST).is_some_and(|host| !host.is_empty());
-        while is_pooled && let Some(mut sender) = self.inner.pool.take() {
+        while is_pooled && let Some((mut sender, since)) = self.inner.pool.take() {
+            let spare = if since.elapsed() >= STALE_AFTER { repeatable(&request) } else { None };
             match sender.try_send_request(*request).await {
                 Ok(response) => return Ok(self.answer_http1(worker, sender, response)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = Box::new(unsent),
-                    None => return Err(sent_error(error)),
+                Err(mut error) => match (error.take_message(), spare) {
+                    (Some(unsent), _) => request = Box::new(unsent),
+                    // Closed by the peer, which cannot have known of the request.
+                    (None, Some(spare)) if error.error().is_incomplete_message() => request = spare,
+                    (None, _) => return Err(sent_error(error)),
                 },
             }
         }
@@ -463,6 +471,21 @@ impl Answer {
         headers::strip_connection_headers(response.headers_mut());
         Self { response, keep, upgrade: None }
     }
+}
+
+/// A copy of a request that may be sent again if a kept connection turns out to be closed: safe or
+/// idempotent (RFC 9110 section 9.2.2), and without a body.
+fn repeatable(request: &Request<Body>) -> Option<Box<Request<Body>>> {
+    let is_empty = http_body::Body::is_end_stream(request.body());
+    if !is_empty || !request.method().is_idempotent() {
+        return None;
+    }
+    let mut copy = Request::new(Body::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(Box::new(copy))
 }
 
 fn http1_builder() -> http1::Builder {

@@ -40,15 +40,15 @@ impl Pool {
         Rc::new(Self { idle: RefCell::default(), max, timeout, swept: Cell::new(false) })
     }
 
-    /// A connection that can take a request now, if there is one. Looks from the newest on, and
-    /// drops those that turn out to be closed.
-    pub fn take(&self) -> Option<SendRequest<Body>> {
+    /// A connection that can take a request now, if there is one, and since when it has been idle.
+    /// Looks from the newest on, and drops those that turn out to be closed.
+    pub fn take(&self) -> Option<(SendRequest<Body>, Instant)> {
         let mut idle = self.idle.borrow_mut();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
             if idle[at].sender.is_ready() {
-                return idle.remove(at).map(|idle| idle.sender);
+                return idle.remove(at).map(|idle| (idle.sender, idle.since));
             }
             if idle[at].sender.is_closed() {
                 idle.remove(at);
