@@ -85,7 +85,9 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
         return Ok(None);
     };
     if response.code != Some(200) {
-        bail!("the server answered {:?}", response.code);
+        // Proxies tell the reason in the body.
+        let body = String::from_utf8_lossy(&bytes[length..]);
+        bail!("the server answered {}: {body}", response.code.unwrap_or_default());
     }
     let body_length =
         response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));

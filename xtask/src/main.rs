@@ -1,5 +1,6 @@
-//! Development tasks: `cargo xtask tidy`, `cargo xtask ci`.
+//! Development tasks: `cargo xtask tidy`, `cargo xtask ci`, `cargo xtask bench`.
 
+mod bench;
 mod ci;
 mod tidy;
 
@@ -20,12 +21,15 @@ enum Task {
     Tidy,
     /// Everything a change must pass: format, lints, docs, tests, tidy.
     Ci,
+    /// Measure a pair of proxies beside peers and beside none. Needs root.
+    Bench(Box<bench::Options>),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::run(&root()),
         Task::Ci => ci::run(&root()),
+        Task::Bench(options) => bench::run(&root(), &options),
     }
 }
 

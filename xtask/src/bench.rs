@@ -1,0 +1,132 @@
+//! `cargo xtask bench`: what a pair of proxies costs, beside peers and beside none.
+//!
+//! The whole run happens inside namespaces that end with this process ([`enclosure`]): nothing it
+//! sends leaves them and nothing is left behind, not even after `kill -9`. In there each system is
+//! set up alone ([`systems`]) in two fresh network namespaces ([`place`]), carries the loads
+//! ([`scenario`], [`load`]) and is taken down again; systems alternate, rounds repeat. Every
+//! measurement is a line of `raw.csv` ([`record`]), from which medians and tables are made
+//! ([`report`]).
+//!
+//! What is measured and why so: `docs/reference/benchmark.md`. Not here: the programs that make
+//! loads, which are wrk, h2load and the crate in `bench/`.
+
+mod clock;
+mod enclosure;
+mod load;
+mod machine;
+mod options;
+mod place;
+mod process;
+mod record;
+mod report;
+mod scenario;
+mod systems;
+
+pub(crate) use options::Options;
+
+use anyhow::Context;
+use clock::Budget;
+use enclosure::Workshop;
+use place::Place;
+use record::{Measured, Records};
+use scenario::Scenario;
+use std::path::Path;
+use systems::System;
+
+/// Runs the benchmark, or makes the tables of an earlier run again.
+pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
+    if let Some(directory) = &options.report {
+        return report::write(directory);
+    }
+    match &options.inside {
+        None => enclosure::enter(root, options),
+        Some(target) => measure(root, target, options),
+    }
+}
+
+/// The run itself, inside the enclosure.
+fn measure(root: &Path, target: &Path, options: &Options) -> anyhow::Result<()> {
+    let workshop = Workshop::set_up(root, target, options)?;
+    let directory = options.directory(root);
+    let mut records = Records::create(&directory)?;
+    machine::describe(&workshop, options, &directory)?;
+    let budget = Budget::new(options.time_limit());
+    for round in 0..options.rounds() {
+        for system in in_turn(&options.systems(), round as usize) {
+            if budget.is_spent() {
+                println!("bench: the time is over; {} is left out", system.name());
+                continue;
+            }
+            println!("bench: round {}, {}", round + 1, system.name());
+            let mut record = |scenario: Scenario, result: anyhow::Result<Measured>| {
+                records.add(round + 1, system, scenario, result)
+            };
+            measure_system(&workshop, options, system, &budget, &mut record)
+                .with_context(|| format!("cannot record {}", system.name()))?;
+        }
+    }
+    report::write(&directory)
+}
+
+/// All systems, beginning with another one in each round: none always has the warmer machine.
+fn in_turn(systems: &[System], round: usize) -> Vec<System> {
+    let mut systems = systems.to_vec();
+    let first = round % systems.len().max(1);
+    systems.rotate_left(first);
+    systems
+}
+
+/// Sets one system up, measures all scenarios, and takes it down. What fails is recorded as such;
+/// only recording itself can fail.
+fn measure_system(
+    workshop: &Workshop,
+    options: &Options,
+    system: System,
+    budget: &Budget,
+    record: &mut dyn FnMut(Scenario, anyhow::Result<Measured>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let scenarios = options.scenarios();
+    let mut scenarios = scenarios.into_iter().filter(|scenario| system.takes_part_in(*scenario));
+    let setup = Place::new().and_then(|place| systems::start(system, workshop, options, place));
+    let mut setup = match setup {
+        Ok(setup) => setup,
+        Err(error) => {
+            let error = format!("cannot start: {error:#}");
+            println!("bench:   FAILED: {error}");
+            return scenarios.try_for_each(|it| record(it, Err(anyhow::anyhow!(error.clone()))));
+        }
+    };
+    for scenario in scenarios {
+        if budget.is_spent() {
+            println!("bench:   {:<16} left out, the time is over", scenario.name());
+            continue;
+        }
+        let measured = load::measure(workshop, &setup, scenario, options)
+            .map_err(|error| setup.explain(error));
+        let line = match &measured {
+            Ok(measured) => measured.line(),
+            Err(error) => format!("FAILED: {error:#}"),
+        };
+        println!("bench:   {:<16} {line}", scenario.name());
+        record(scenario, measured)?;
+        // One that has died would fail the rest in a confusing way.
+        if let Err(error) = setup.check_alive() {
+            println!("bench: {error:#}");
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_round_begins_with_another_system() {
+        let systems = [System::Direct, System::Relay, System::Haproxy];
+        assert_eq!(in_turn(&systems, 0), systems);
+        assert_eq!(in_turn(&systems, 4), [System::Relay, System::Haproxy, System::Direct]);
+        assert_eq!(in_turn(&[], 1), []);
+    }
+}

@@ -1,0 +1,175 @@
+//! The enclosure: namespaces for mounts, processes and networks in which the whole run takes place.
+//!
+//! The chain is: this program, `setpriv` (the kernel ends what follows when this program ends),
+//! `unshare` (makes the namespaces and ends its child likewise), this program again as the first
+//! process in there. When that one ends, the kernel ends every process in there, and with the last
+//! of them all networks, mounts and files are gone. So Ctrl-C needs no handler, and `kill -9`
+//! leaves nothing either.
+//!
+//! Building and downloading happen before, outside.
+
+use super::{
+    options::{Options, Profile},
+    process::run,
+    systems::{System, envoy},
+};
+use anyhow::{Context, bail, ensure};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Programs that are needed, and the Debian packages they come from.
+const TOOLS: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("h2load", "nghttp2-client"),
+    ("ip", "iproute2"),
+    ("nginx", "nginx-light"),
+    ("nsenter", "util-linux"),
+    ("prlimit", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+    ("wrk", "wrk"),
+];
+
+/// Directories that exist everywhere and may be covered by a mount of our own. One is taken that
+/// the checkout does not lie in.
+const MOUNT_POINTS: &[&str] = &["/mnt", "/media", "/srv"];
+
+/// Bytes of the large body. It lies in memory, so that no disk is measured.
+const BULK_BYTES: usize = 64 * 1024 * 1024;
+
+/// Builds what is needed and runs the benchmark inside.
+pub(super) fn enter(root: &Path, options: &Options) -> anyhow::Result<()> {
+    check_machine(&options.systems())?;
+    let target = target_directory(root)?;
+    build(root, options)?;
+    if options.systems().iter().any(|system| system.is_envoy()) {
+        envoy::install(&target)?;
+    }
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        // A thousand connections through two proxies; the usual soft limit is lower.
+        .args(["prlimit", "--nofile=16384:"])
+        .args(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(own)
+        .args(std::env::args_os().skip(1))
+        .arg("--inside")
+        .arg(&target)
+        .current_dir(root)
+        .status()
+        .context("cannot run setpriv")?;
+    ensure!(status.success(), "the run inside its namespaces failed ({status})");
+    Ok(())
+}
+
+fn check_machine(systems: &[System]) -> anyhow::Result<()> {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    ensure!(is_root, "namespaces with capture rules need root; hint: sudo -E cargo xtask bench");
+    let tools = TOOLS.iter().chain(systems.iter().flat_map(|system| system.tools()));
+    let missing: Vec<_> = tools.filter(|(tool, _)| find(tool).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|(tool, _)| *tool).collect();
+    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    bail!("missing: {}; hint: apt install {}", names.join(", "), packages.join(" "))
+}
+
+/// Where a program, or a file given by its path, is.
+fn find(tool: &str) -> Option<PathBuf> {
+    if tool.starts_with('/') {
+        return Some(PathBuf::from(tool)).filter(|path| path.exists());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(tool)).find(|path| path.exists())
+}
+
+fn target_directory(root: &Path) -> anyhow::Result<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version=1"])
+        .current_dir(root)
+        .output()
+        .context("cannot run cargo metadata")?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")?;
+    let target = metadata["target_directory"].as_str();
+    Ok(target.context("cargo metadata names no target directory")?.into())
+}
+
+fn build(root: &Path, options: &Options) -> anyhow::Result<()> {
+    let systems = options.systems();
+    let packages = systems.iter().flat_map(|system| system.packages());
+    let mut packages: Vec<_> = packages.copied().chain(["bench-tools"]).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    println!("bench: building {} ({})", packages.join(", "), options.profile.name());
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--profile", options.profile.name()])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .current_dir(root)
+        .status()
+        .context("cannot run cargo build")?;
+    ensure!(status.success(), "the build failed");
+    Ok(())
+}
+
+/// What a run has at hand, inside.
+pub(super) struct Workshop {
+    /// A directory in memory that only this run sees. Everybody may read in it.
+    pub(super) scratch: PathBuf,
+    /// The build directory, under a path that other users may enter whatever the real one is.
+    pub(super) target: PathBuf,
+    profile: Profile,
+}
+
+impl Workshop {
+    /// Mounts, certificates, the large body. Changes nothing outside, and refuses to run there.
+    pub(super) fn set_up(root: &Path, target: &Path, options: &Options) -> anyhow::Result<Self> {
+        ensure!(std::process::id() == 1, "--inside is not for people");
+        let free = |point: &&&str| !root.starts_with(point) && !target.starts_with(point);
+        let scratch = MOUNT_POINTS.iter().find(free).context("no place for a mount")?;
+        let scratch = PathBuf::from(scratch);
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "tmpfs"]).arg(&scratch))?;
+        let workshop = Self { target: scratch.join("target"), scratch, profile: options.profile };
+        fs::create_dir(&workshop.target)?;
+        run(Command::new("mount").arg("--bind").arg(target).arg(&workshop.target))?;
+
+        fs::create_dir(workshop.credentials(""))?;
+        run(Command::new(workshop.tool()).arg("credentials").arg(workshop.credentials("")))?;
+        // Short-lived secrets of nobody, to be read by the proxies' user.
+        run(Command::new("chmod").args(["-R", "a+rX"]).arg(workshop.credentials("")))?;
+        fs::create_dir(workshop.scratch.join("www"))?;
+        fs::write(workshop.scratch.join("www/bulk"), vec![b'x'; BULK_BYTES])?;
+        Ok(workshop)
+    }
+
+    /// The program in `bench/`.
+    pub(super) fn tool(&self) -> PathBuf {
+        self.program("bench-tools")
+    }
+
+    /// A program of this workspace.
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.target.join(self.profile.directory()).join(name)
+    }
+
+    /// A file among the certificates, keys and tokens.
+    pub(super) fn credentials(&self, name: &str) -> PathBuf {
+        self.scratch.join("credentials").join(name)
+    }
+
+    /// An empty directory that the proxies' user may write in.
+    pub(super) fn fresh_directory(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let directory = self.scratch.join(name);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir(&directory)?;
+        run(Command::new("chmod").arg("a+rwx").arg(&directory))?;
+        Ok(directory)
+    }
+}

@@ -1,0 +1,209 @@
+//! A pair of Hauberk's proxies, each with a control plane of its own that reads the same cluster
+//! from a directory.
+//!
+//! The environment is what the injector writes, but for the control plane's addresses: on loopback
+//! a proxy speaks to it in the clear. The control planes share one issuer, so that both proxies
+//! trust each other. What they use is not counted.
+
+use super::{Port, Starting};
+use crate::bench::{
+    clock::wait_for,
+    enclosure::Workshop,
+    place::{CLIENT, Place, SERVER, SERVICE, Side},
+    process::{self, Process},
+};
+use anyhow::{Context, ensure};
+use std::{fs, net::IpAddr, time::Duration};
+
+/// Ports of a control plane on loopback. The identity service's usual one is the application's.
+const DESTINATION: u16 = 8_086;
+const POLICY: u16 = 8_090;
+const IDENTITY: u16 = 8_091;
+const ADMIN: u16 = 9_990;
+
+/// Networks in which the proxies look connections up.
+const CLUSTER_NETWORKS: &str = "10.0.0.0/8";
+
+/// Starts a control plane on both sides and waits until they are ready.
+pub(super) fn control_planes(starting: &Starting<'_>) -> anyhow::Result<Vec<Process>> {
+    let cluster = starting.workshop.fresh_directory("cluster")?;
+    fs::write(cluster.join("cluster.yaml"), objects()).context("cannot write the cluster")?;
+    let mut started = Vec::new();
+    for side in [Side::Client, Side::Server] {
+        let directory = starting.workshop.fresh_directory(&format!("control-{}", side.name()))?;
+        let mut command =
+            starting.place.command(side, starting.workshop.program("hauberk-controller"));
+        command.arg("--source-dir").arg(&cluster);
+        for (flag, port) in [
+            ("--destination-addr", DESTINATION),
+            ("--policy-addr", POLICY),
+            ("--identity-addr", IDENTITY),
+            ("--admin-addr", ADMIN),
+        ] {
+            command.args([flag, &format!("127.0.0.1:{port}")]);
+        }
+        for (flag, file) in [
+            ("--trust-anchors-file", "anchors.pem"),
+            ("--issuer-cert-file", "issuer.pem"),
+            ("--issuer-key-file", "issuer.key"),
+            ("--token-key-file", "token-keys.pem"),
+        ] {
+            command.args([flag, &starting.credential(file)]);
+        }
+        let name = format!("the {}'s control plane", side.name());
+        let mut process = Process::start(&name, &mut command, &directory.join("log"))?;
+        wait_for(&name, Duration::from_secs(20), || {
+            process.check_alive()?;
+            let url = format!("http://127.0.0.1:{ADMIN}/ready");
+            let mut ask = starting.place.command(side, "curl");
+            let asked = process::run(ask.args(["--silent", "--fail", "--max-time", "2", &url]));
+            Ok(asked.ok())
+        })?;
+        started.push(process);
+    }
+    Ok(started)
+}
+
+/// Starts both proxies.
+pub(super) fn start(starting: &Starting<'_>) -> anyhow::Result<[Process; 2]> {
+    starting.capture()?;
+    Ok([proxy(starting, Side::Client, CLIENT)?, proxy(starting, Side::Server, SERVER)?])
+}
+
+fn proxy(starting: &Starting<'_>, side: Side, own: IpAddr) -> anyhow::Result<Process> {
+    let name = side.name();
+    let directory = starting.workshop.fresh_directory(&format!("hauberk-{name}"))?;
+    let anchors = fs::read_to_string(starting.credential("anchors.pem"))?;
+    let pod = format!("{{\"ns\":\"bench\",\"pod\":\"{name}\"}}");
+    let ports = Port::ALL.map(|port| port.number().to_string()).join(",");
+    let mut command = starting.place.proxy(side, starting.workshop.program("hauberk-proxy"));
+    for (setting, value) in [
+        ("CORES", starting.workers.to_string()),
+        ("INBOUND_LISTEN_ADDR", "0.0.0.0:4143".to_owned()),
+        ("OUTBOUND_LISTEN_ADDR", "127.0.0.1:4140".to_owned()),
+        ("CONTROL_LISTEN_ADDR", "0.0.0.0:4190".to_owned()),
+        ("ADMIN_LISTEN_ADDR", "127.0.0.1:4191".to_owned()),
+        ("DESTINATION_SVC_ADDR", format!("127.0.0.1:{DESTINATION}")),
+        ("DESTINATION_CONTEXT", pod.clone()),
+        ("DESTINATION_PROFILE_NETWORKS", CLUSTER_NETWORKS.to_owned()),
+        ("POLICY_SVC_ADDR", format!("127.0.0.1:{POLICY}")),
+        ("POLICY_WORKLOAD", pod),
+        ("POLICY_CLUSTER_NETWORKS", CLUSTER_NETWORKS.to_owned()),
+        ("INBOUND_DEFAULT_POLICY", "all-unauthenticated".to_owned()),
+        ("INBOUND_IPS", own.to_string()),
+        ("INBOUND_PORTS", ports),
+        ("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", Port::Opaque.number().to_string()),
+        ("INBOUND_ACCEPT_KEEPALIVE", "10000ms".to_owned()),
+        ("OUTBOUND_CONNECT_KEEPALIVE", "10000ms".to_owned()),
+        ("INBOUND_ACCEPT_USER_TIMEOUT", "30s".to_owned()),
+        ("OUTBOUND_CONNECT_USER_TIMEOUT", "30s".to_owned()),
+        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "10s".to_owned()),
+        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "3s".to_owned()),
+        ("OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "10s".to_owned()),
+        ("OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "3s".to_owned()),
+        ("IDENTITY_SVC_ADDR", format!("127.0.0.1:{IDENTITY}")),
+        ("IDENTITY_LOCAL_NAME", identity(side)),
+        ("IDENTITY_TRUST_ANCHORS", anchors),
+        ("IDENTITY_TOKEN_FILE", starting.credential(&format!("{name}.token"))),
+        ("IDENTITY_DIR", directory.display().to_string()),
+    ] {
+        command.env(format!("LINKERD2_PROXY_{setting}"), value);
+    }
+    Process::start(&format!("the {name}'s proxy"), &mut command, &directory.join("log"))
+}
+
+/// The identity of a side's service account, which is named like the side.
+fn identity(side: Side) -> String {
+    format!("{}.bench.serviceaccount.identity.linkerd.cluster.local", side.name())
+}
+
+/// An error unless the server's proxy has counted requests of the client's proxy, by its identity.
+///
+/// A mesh that falls back to plaintext would otherwise look fast.
+pub(super) fn check_secured(place: &Place, workshop: &Workshop) -> anyhow::Result<()> {
+    let mut command = place.command(Side::Server, "curl");
+    command.args(["--silent", "--fail", "--max-time", "5", "http://127.0.0.1:4191/metrics"]);
+    let log = workshop.scratch.join("metrics.out");
+    let limit = Duration::from_secs(10);
+    let metrics = process::output("reading the proxy's metrics", &mut command, &log, limit)?;
+    let client = format!("client_id=\"{}\"", identity(Side::Client));
+    let secured = metrics.lines().any(|line| {
+        line.starts_with("request_total{")
+            && line.contains("tls=\"true\"")
+            && line.contains(&client)
+    });
+    ensure!(secured, "the server's proxy has seen no request over mutual TLS");
+    Ok(())
+}
+
+/// The cluster: two meshed pods, and a service that selects the server.
+fn objects() -> String {
+    let listed = |name: &str| {
+        Port::ALL.map(|port| format!("{{name: p{0}, {name}: {0}}}", port.number())).join(", ")
+    };
+    let (service_ports, container_ports) = (listed("port"), listed("containerPort"));
+    let opaque = Port::Opaque.number();
+    let pod = |side: Side, address: IpAddr| {
+        let name = side.name();
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: bench
+  uid: {name}
+  labels: {{app: {name}, linkerd.io/control-plane-ns: linkerd}}
+  annotations: {{config.linkerd.io/opaque-ports: \"{opaque}\"}}
+spec:
+  serviceAccountName: {name}
+  nodeName: node
+  containers:
+  - {{name: main, ports: [{container_ports}]}}
+  - name: linkerd-proxy
+    env:
+    - {{name: LINKERD2_PROXY_INBOUND_LISTEN_ADDR, value: \"0.0.0.0:4143\"}}
+    - {{name: LINKERD2_PROXY_ADMIN_LISTEN_ADDR, value: \"127.0.0.1:4191\"}}
+    - {{name: LINKERD2_PROXY_CONTROL_LISTEN_ADDR, value: \"0.0.0.0:4190\"}}
+status:
+  phase: Running
+  podIP: {address}
+  podIPs: [{{ip: {address}}}]
+  conditions: [{{type: Ready, status: \"True\"}}]
+---
+"
+        )
+    };
+    let service = format!(
+        "apiVersion: v1
+kind: Namespace
+metadata: {{name: bench}}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: server
+  namespace: bench
+  annotations: {{config.linkerd.io/opaque-ports: \"{opaque}\"}}
+spec:
+  type: ClusterIP
+  clusterIP: {SERVICE}
+  clusterIPs: [{SERVICE}]
+  selector: {{app: server}}
+  ports: [{service_ports}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: server
+  namespace: bench
+  labels: {{kubernetes.io/service-name: server}}
+addressType: IPv4
+ports: [{service_ports}]
+endpoints:
+- addresses: [{SERVER}]
+  conditions: {{ready: true}}
+  targetRef: {{kind: Pod, name: server, namespace: bench}}
+"
+    );
+    pod(Side::Client, CLIENT) + &pod(Side::Server, SERVER) + &service
+}
