@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod identity;
+mod questions;
 mod streams;
 
 use crate::{settings::Config, telemetry::metrics::Control};

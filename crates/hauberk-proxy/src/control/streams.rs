@@ -4,21 +4,18 @@
 //! such thing" is an answer too, and is asked again now and then, because things appear. A message that cannot be
 //! understood is counted and logged, and the answer stays as it was.
 
-use super::{Directory, Lookup, Start, Target, client::Connector};
+use super::{
+    Directory, Lookup, Start,
+    client::Connector,
+    questions::{EndpointsOf, InboundPolicyOf, OutboundPolicyOf, ProfileOf},
+};
 use crate::{
     settings::{Config, Service, StreamLimits},
     telemetry::{labels::Labels as MetricLabels, metrics::Control},
 };
-use hauberk_model::{Authority, Endpoint, Endpoints, Port, backoff::Backoff, endpoints::Labels};
+use hauberk_model::backoff::Backoff;
 use hauberk_process::Tasks;
-use hauberk_wire::{
-    self as wire, Invalid,
-    api::{
-        destination::destination_client::DestinationClient,
-        inbound::inbound_server_policies_client::InboundServerPoliciesClient,
-        outbound::outbound_policies_client::OutboundPoliciesClient,
-    },
-};
+use hauberk_wire::Invalid;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
@@ -35,9 +32,6 @@ const FOLLOW_MAX: Duration = Duration::from_millis(500);
 /// How long "there is no such thing" is believed.
 const ABSENT_RETRY: Duration = Duration::from_secs(30);
 
-/// Largest message we read: a set of 2,000 endpoints takes about 1 MB.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// Starts streams for a directory.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -48,9 +42,9 @@ pub(super) struct Streams {
 }
 
 #[derive(Debug)]
-struct Shared {
-    context: Arc<str>,
-    workload: Arc<str>,
+pub(super) struct Shared {
+    pub(super) context: Arc<str>,
+    pub(super) workload: Arc<str>,
     backoff: Backoff,
     destination_limits: StreamLimits,
     policy_limits: StreamLimits,
@@ -104,39 +98,28 @@ impl Streams {
         let tasks = self.shared.tasks.clone();
         match start {
             Start::OutboundPolicy(target, sender) => {
-                let question = OutboundPolicyOf {
-                    client: sized_outbound(&self.policy),
-                    target: target.clone(),
-                };
+                let question = OutboundPolicyOf::new(&self.policy, &target);
                 tasks.spawn("control-outbound-policy", async move {
                     let forget = || directory.inner.outbound_policies.forget_unwatched(&target);
                     follow(&shared, shared.policy_limits, question, sender, forget).await;
                 });
             }
             Start::Profile(target, sender) => {
-                let question = ProfileOf {
-                    client: sized_destination(&self.destination),
-                    target: target.clone(),
-                };
+                let question = ProfileOf::new(&self.destination, &target);
                 tasks.spawn("control-profile", async move {
                     let forget = || directory.inner.profiles.forget_unwatched(&target);
                     follow(&shared, shared.destination_limits, question, sender, forget).await;
                 });
             }
             Start::Endpoints(authority, sender) => {
-                let question = EndpointsOf {
-                    client: sized_destination(&self.destination),
-                    authority: authority.clone(),
-                    known: Endpoints::default(),
-                    labelled: Endpoints::default(),
-                };
+                let question = EndpointsOf::new(&self.destination, &authority);
                 tasks.spawn("control-endpoints", async move {
                     let forget = || directory.inner.endpoints.forget_unwatched(&authority);
                     follow(&shared, shared.destination_limits, question, sender, forget).await;
                 });
             }
             Start::InboundPolicy(port, sender) => {
-                let question = InboundPolicyOf { client: sized_inbound(&self.policy), port };
+                let question = InboundPolicyOf::new(&self.policy, port);
                 tasks.spawn("control-inbound-policy", async move {
                     let forget = || directory.inner.inbound_policies.forget_unwatched(&port);
                     follow(&shared, shared.policy_limits, question, sender, forget).await;
@@ -146,25 +129,13 @@ impl Streams {
     }
 }
 
-fn sized_outbound(channel: &Channel) -> OutboundPoliciesClient<Channel> {
-    OutboundPoliciesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-fn sized_inbound(channel: &Channel) -> InboundServerPoliciesClient<Channel> {
-    InboundServerPoliciesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-fn sized_destination(channel: &Channel) -> DestinationClient<Channel> {
-    DestinationClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
-
 /// On loopback there is no network that could forget a connection, so there are no limits.
 fn limits(service: &Service, limits: StreamLimits) -> StreamLimits {
     if service.address.is_loopback() { StreamLimits::default() } else { limits }
 }
 
 /// One kind of question.
-trait Question: Send {
+pub(super) trait Question: Send {
     /// What the stream carries.
     type Message: Send + 'static;
     /// What it answers.
@@ -334,210 +305,4 @@ fn set<T>(known: &mut Lookup<Arc<T>>, answer: Lookup<Arc<T>>) -> bool {
     };
     *known = answer;
     !is_same
-}
-
-struct OutboundPolicyOf {
-    client: OutboundPoliciesClient<Channel>,
-    target: Target,
-}
-
-impl Question for OutboundPolicyOf {
-    type Message = wire::api::outbound::OutboundPolicy;
-    type Answer = hauberk_model::OutboundPolicy;
-    const SERVICE: &'static str = "outbound-policy";
-
-    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
-        let target = match &self.target {
-            Target::Address(address) => wire::outbound::Target::Address(*address),
-            Target::Name(name) => wire::outbound::Target::Authority(name.clone()),
-        };
-        let request = wire::outbound::request(&shared.workload, &target);
-        Ok(self.client.watch(request).await?.into_inner())
-    }
-
-    fn take(
-        &mut self,
-        message: Self::Message,
-    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
-        let policy = wire::outbound::from_wire(message)?;
-        Ok((Lookup::Known(Arc::new(policy)), Vec::new()))
-    }
-}
-
-struct InboundPolicyOf {
-    client: InboundServerPoliciesClient<Channel>,
-    port: Port,
-}
-
-impl Question for InboundPolicyOf {
-    type Message = wire::api::inbound::Server;
-    type Answer = hauberk_model::InboundPolicy;
-    const SERVICE: &'static str = "inbound-policy";
-
-    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
-        let request = wire::inbound::request(&shared.workload, self.port);
-        Ok(self.client.watch_port(request).await?.into_inner())
-    }
-
-    fn take(
-        &mut self,
-        message: Self::Message,
-    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
-        let policy = wire::inbound::from_wire(message)?;
-        Ok((Lookup::Known(Arc::new(policy)), Vec::new()))
-    }
-}
-
-struct ProfileOf {
-    client: DestinationClient<Channel>,
-    target: Target,
-}
-
-impl Question for ProfileOf {
-    type Message = wire::api::destination::DestinationProfile;
-    type Answer = hauberk_model::Profile;
-    const SERVICE: &'static str = "profile";
-
-    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
-        let authority = match &self.target {
-            Target::Address(address) => {
-                let port =
-                    Port::new(address.port()).ok_or_else(|| Status::not_found("port zero"))?;
-                Authority::new(&address.ip().to_string(), port)
-            }
-            Target::Name(name) => name.clone(),
-        };
-        let request = wire::destination::request(&authority, &shared.context);
-        match self.client.get_profile(request).await {
-            Ok(response) => Ok(response.into_inner()),
-            // The control plane has no profiles for such a target.
-            Err(status) if status.code() == Code::InvalidArgument => {
-                Err(Status::not_found(status.message()))
-            }
-            Err(status) => Err(status),
-        }
-    }
-
-    fn take(
-        &mut self,
-        message: Self::Message,
-    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
-        let (profile, problems) = wire::profile::from_wire(message)?;
-        Ok((Lookup::Known(Arc::new(profile)), problems))
-    }
-}
-
-struct EndpointsOf {
-    client: DestinationClient<Channel>,
-    authority: Authority,
-    /// What the stream has said so far.
-    known: Endpoints,
-    /// The same, with the labels of the set beside the endpoint's own: what is answered.
-    labelled: Endpoints,
-}
-
-impl EndpointsOf {
-    /// Gives every endpoint the labels of the set, so that whoever dials one needs nothing else for its metrics.
-    /// Endpoints that have not changed stay the same `Arc`. Cost: linear in the set; allocates only for changes.
-    fn label(&mut self, before: &Endpoints) {
-        let is_relabelled = before.labels != self.known.labels;
-        let labelled = self.known.by_address.iter().map(|(address, endpoint)| {
-            let known = self.labelled.by_address.get(address);
-            let is_same =
-                before.by_address.get(address).is_some_and(|old| Arc::ptr_eq(old, endpoint));
-            match known {
-                Some(known) if is_same && !is_relabelled => (*address, Arc::clone(known)),
-                _ => (*address, with_labels(endpoint, &self.known.labels, known)),
-            }
-        });
-        let by_address = labelled.collect();
-        self.labelled = Endpoints { labels: Arc::clone(&self.known.labels), by_address };
-    }
-}
-
-/// The endpoint with the set's labels where it has none of its own; `known` itself if that is equal.
-fn with_labels(
-    endpoint: &Arc<Endpoint>,
-    set: &Labels,
-    known: Option<&Arc<Endpoint>>,
-) -> Arc<Endpoint> {
-    let mut labelled = Endpoint::clone(endpoint);
-    for (name, value) in set {
-        labelled.labels.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(value));
-    }
-    match known {
-        Some(known) if **known == labelled => Arc::clone(known),
-        _ => Arc::new(labelled),
-    }
-}
-
-impl Question for EndpointsOf {
-    type Message = wire::api::destination::Update;
-    type Answer = Endpoints;
-    const SERVICE: &'static str = "endpoints";
-
-    async fn open(&mut self, shared: &Shared) -> Result<Streaming<Self::Message>, Status> {
-        // A new stream tells everything from the beginning. What was answered stays until it does.
-        self.known = Endpoints::default();
-        let request = wire::destination::request(&self.authority, &shared.context);
-        Ok(self.client.get(request).await?.into_inner())
-    }
-
-    fn take(
-        &mut self,
-        message: Self::Message,
-    ) -> Result<(Lookup<Arc<Self::Answer>>, Vec<Invalid>), Invalid> {
-        let (update, problems) = wire::destination::from_wire(message)?;
-        let exists = !matches!(update, wire::destination::Update::NoEndpoints { exists: false });
-        let before = self.known.clone();
-        update.apply(&mut self.known);
-        self.label(&before);
-        let answer = Lookup::Known(Arc::new(self.labelled.clone()));
-        Ok((if exists { answer } else { Lookup::Absent }, problems))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hauberk_wire::destination::{Update, to_wire};
-
-    fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
-    }
-
-    fn endpoint(address: &str, pod: &str) -> Arc<Endpoint> {
-        let address = address.parse().unwrap();
-        Arc::new(Endpoint { labels: labels(&[("pod", pod)]), ..Endpoint::bare(address) })
-    }
-
-    #[tokio::test]
-    async fn endpoints_carry_the_labels_of_their_set_and_stay_the_same_while_unchanged() {
-        let channel = tonic::transport::Endpoint::from_static("http://unused").connect_lazy();
-        let mut question = EndpointsOf {
-            client: DestinationClient::new(channel),
-            authority: Authority::new("a", Port::new(80).unwrap()),
-            known: Endpoints::default(),
-            labelled: Endpoints::default(),
-        };
-        let mut take = |update: &Update| match question.take(to_wire(update)).unwrap().0 {
-            Lookup::Known(answer) => answer,
-            other => panic!("{other:?}"),
-        };
-        let set = Arc::new(labels(&[("service", "web"), ("pod", "never")]));
-        let (one, two) = (endpoint("10.0.0.1:80", "a"), endpoint("10.0.0.2:80", "b"));
-        let first = take(&Update::Add { labels: set.clone(), endpoints: vec![one.clone()] });
-        let second = take(&Update::Add { labels: set.clone(), endpoints: vec![two] });
-        assert_eq!(second.by_address.len(), 2);
-        let of_one = &second.by_address[&one.address];
-        assert_eq!(of_one.labels, labels(&[("pod", "a"), ("service", "web")]));
-        assert!(Arc::ptr_eq(of_one, &first.by_address[&one.address]));
-
-        // As after a reconnection: everything is told again.
-        question.known = Endpoints::default();
-        let update = Update::Add { labels: set, endpoints: vec![endpoint("10.0.0.1:80", "a")] };
-        let Lookup::Known(third) = question.take(to_wire(&update)).unwrap().0 else { panic!() };
-        assert_eq!(third.by_address.len(), 1);
-        assert!(Arc::ptr_eq(&third.by_address[&one.address], of_one));
-    }
 }
