@@ -69,7 +69,18 @@ impl Capture {
         let netns = pod.0["networkNamespace"].as_str().expect("ps names the network namespace");
         let mut tcpdump = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "nsenter", &format!("--net={netns}")])
-            .args(["tcpdump", "-i", "eth0", "-s", "0", "-U", "-Z", "root", "-w"])
+            .args([
+                "tcpdump",
+                "-i",
+                "eth0",
+                "-s",
+                "0",
+                "-U",
+                "--immediate-mode",
+                "-Z",
+                "root",
+                "-w",
+            ])
             .arg(&file)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
