@@ -24,12 +24,11 @@ mod systems;
 
 pub(crate) use options::Options;
 
-use anyhow::Context;
 use clock::Budget;
 use enclosure::Workshop;
 use place::Place;
 use record::{Measured, Records};
-use scenario::Scenario;
+use scenario::{Scenario, Unit};
 use std::path::Path;
 use systems::System;
 
@@ -58,11 +57,8 @@ fn measure(root: &Path, target: &Path, options: &Options) -> anyhow::Result<()> 
                 continue;
             }
             println!("bench: round {}, {}", round + 1, system.name());
-            let mut record = |scenario: Scenario, result: anyhow::Result<Measured>| {
-                records.add(round + 1, system, scenario, result)
-            };
-            measure_system(&workshop, options, system, &budget, &mut record)
-                .with_context(|| format!("cannot record {}", system.name()))?;
+            let (workshop, budget, records) = (&workshop, &budget, &mut records);
+            Turn { workshop, options, budget, records, round: round + 1, system }.measure()?;
         }
     }
     report::write(&directory)
@@ -76,46 +72,80 @@ fn in_turn(systems: &[System], round: usize) -> Vec<System> {
     systems
 }
 
-/// Sets one system up, measures all scenarios, and takes it down. What fails is recorded as such;
-/// only recording itself can fail.
-fn measure_system(
-    workshop: &Workshop,
-    options: &Options,
+/// Scenarios that share one set-up. Each that measures memory has one of its own, because a heap
+/// that has grown once serves later connections for nothing.
+fn groups(scenarios: Vec<Scenario>) -> Vec<Vec<Scenario>> {
+    let (memory, loads): (Vec<_>, Vec<_>) =
+        scenarios.into_iter().partition(|scenario| scenario.unit() == Unit::Memory);
+    let alone = memory.into_iter().map(|scenario| vec![scenario]);
+    alone.chain([loads]).filter(|group| !group.is_empty()).collect()
+}
+
+/// What measuring one system has to work with.
+struct Turn<'a> {
+    workshop: &'a Workshop,
+    options: &'a Options,
+    budget: &'a Budget,
+    records: &'a mut Records,
+    round: u32,
     system: System,
-    budget: &Budget,
-    record: &mut dyn FnMut(Scenario, anyhow::Result<Measured>) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let scenarios = options.scenarios();
-    let mut scenarios = scenarios.into_iter().filter(|scenario| system.takes_part_in(*scenario));
-    let setup = Place::new().and_then(|place| systems::start(system, workshop, options, place));
-    let mut setup = match setup {
-        Ok(setup) => setup,
-        Err(error) => {
-            let error = format!("cannot start: {error:#}");
-            println!("bench:   FAILED: {error}");
-            return scenarios.try_for_each(|it| record(it, Err(anyhow::anyhow!(error.clone()))));
+}
+
+impl Turn<'_> {
+    /// Measures all scenarios the system takes part in.
+    fn measure(&mut self) -> anyhow::Result<()> {
+        let scenarios = self.options.scenarios().into_iter();
+        let scenarios = scenarios.filter(|scenario| self.system.takes_part_in(*scenario));
+        groups(scenarios.collect()).iter().try_for_each(|group| self.measure_group(group))
+    }
+
+    /// Sets the system up, measures, and takes it down. What fails is recorded as such; only
+    /// recording itself can fail.
+    fn measure_group(&mut self, scenarios: &[Scenario]) -> anyhow::Result<()> {
+        if self.budget.is_spent() {
+            return Ok(());
         }
-    };
-    for scenario in scenarios {
-        if budget.is_spent() {
-            println!("bench:   {:<16} left out, the time is over", scenario.name());
-            continue;
+        let setup = Place::new()
+            .and_then(|place| systems::start(self.system, self.workshop, self.options, place));
+        let mut setup = match setup {
+            Ok(setup) => setup,
+            Err(error) => {
+                let error = format!("cannot start: {error:#}");
+                return scenarios
+                    .iter()
+                    .try_for_each(|it| self.record(*it, Err(anyhow::anyhow!(error.clone()))));
+            }
+        };
+        for scenario in scenarios {
+            if self.budget.is_spent() {
+                println!("bench:   {:<16} left out, the time is over", scenario.name());
+                continue;
+            }
+            let measured = load::measure(self.workshop, &setup, *scenario, self.options)
+                .and_then(|measured| setup.check_secured(self.workshop).map(|()| measured))
+                .map_err(|error| setup.explain(error));
+            self.record(*scenario, measured)?;
+            // One that has died would fail the rest in a confusing way.
+            if let Err(error) = setup.check_alive() {
+                println!("bench: {error:#}");
+                break;
+            }
         }
-        let measured = load::measure(workshop, &setup, scenario, options)
-            .map_err(|error| setup.explain(error));
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        scenario: Scenario,
+        measured: anyhow::Result<Measured>,
+    ) -> anyhow::Result<()> {
         let line = match &measured {
             Ok(measured) => measured.line(),
             Err(error) => format!("FAILED: {error:#}"),
         };
         println!("bench:   {:<16} {line}", scenario.name());
-        record(scenario, measured)?;
-        // One that has died would fail the rest in a confusing way.
-        if let Err(error) = setup.check_alive() {
-            println!("bench: {error:#}");
-            break;
-        }
+        self.records.add(self.round, self.system, scenario, measured)
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -128,5 +158,16 @@ mod tests {
         assert_eq!(in_turn(&systems, 0), systems);
         assert_eq!(in_turn(&systems, 4), [System::Relay, System::Haproxy, System::Direct]);
         assert_eq!(in_turn(&[], 1), []);
+    }
+
+    #[test]
+    fn memory_is_measured_in_fresh_proxies() {
+        let scenarios = vec![Scenario::Idle, Scenario::IdleHttp, Scenario::Rate, Scenario::Opaque];
+        let expect = [
+            vec![Scenario::Idle],
+            vec![Scenario::IdleHttp],
+            vec![Scenario::Rate, Scenario::Opaque],
+        ];
+        assert_eq!(groups(scenarios), expect);
     }
 }

@@ -129,6 +129,7 @@ impl Port {
 ///
 /// Fields are dropped in their order: programs end before their namespaces do.
 pub(super) struct Setup {
+    system: System,
     /// The client's proxy and the server's.
     proxies: Option<[Process; 2]>,
     /// The application, and control planes.
@@ -159,6 +160,22 @@ impl Setup {
         if words.is_empty() { error } else { error.context(words.join(" | ")) }
     }
 
+    /// An error if a proxy has let anything pass in the clear. Peers need no look: those with TLS
+    /// accept nothing else on their ports.
+    pub(super) fn check_secured(&self, workshop: &Workshop) -> anyhow::Result<()> {
+        match self.system {
+            System::Hauberk => hauberk::check_secured(&self.place, workshop),
+            System::Direct
+            | System::Relay
+            | System::Splice
+            | System::Haproxy
+            | System::Nginx
+            | System::Envoy
+            | System::EnvoyHttp1 => Ok(()),
+        }
+    }
+
+    /// An error if a program has ended.
     pub(super) fn check_alive(&mut self) -> anyhow::Result<()> {
         self.proxies.iter_mut().flatten().chain(&mut self.others).try_for_each(Process::check_alive)
     }
@@ -187,11 +204,9 @@ pub(super) fn start(
             (SERVICE, Some(hauberk::start(&starting)?))
         }
     };
-    let mut setup = Setup { proxies, others, place, entrance, start: Duration::ZERO };
+    let mut setup = Setup { system, proxies, others, place, entrance, start: Duration::ZERO };
     setup.start = answers(workshop, &mut setup)?;
-    if system == System::Hauberk {
-        hauberk::check_secured(&setup.place, workshop)?;
-    }
+    setup.check_secured(workshop)?;
     Ok(setup)
 }
 

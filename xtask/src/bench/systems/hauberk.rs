@@ -117,7 +117,8 @@ fn identity(side: Side) -> String {
     format!("{}.bench.serviceaccount.identity.linkerd.cluster.local", side.name())
 }
 
-/// An error unless the server's proxy has counted requests of the client's proxy, by its identity.
+/// An error unless all connections that the server's proxy has accepted were of the client's proxy,
+/// proved by its certificate.
 ///
 /// A mesh that falls back to plaintext would otherwise look fast.
 pub(super) fn check_secured(place: &Place, workshop: &Workshop) -> anyhow::Result<()> {
@@ -126,13 +127,25 @@ pub(super) fn check_secured(place: &Place, workshop: &Workshop) -> anyhow::Resul
     let log = workshop.scratch.join("metrics.out");
     let limit = Duration::from_secs(10);
     let metrics = process::output("reading the proxy's metrics", &mut command, &log, limit)?;
-    let client = format!("client_id=\"{}\"", identity(Side::Client));
-    let secured = metrics.lines().any(|line| {
-        line.starts_with("request_total{")
-            && line.contains("tls=\"true\"")
-            && line.contains(&client)
-    });
-    ensure!(secured, "the server's proxy has seen no request over mutual TLS");
+    all_secured(&metrics)
+}
+
+fn all_secured(metrics: &str) -> anyhow::Result<()> {
+    let client = format!("tls=\"true\",client_id=\"{}\"", identity(Side::Client));
+    let accepted = "tcp_open_total{direction=\"inbound\",peer=\"src\",";
+    let accepted: Vec<_> = metrics.lines().filter(|line| line.starts_with(accepted)).collect();
+    for port in [Port::Http1, Port::Opaque] {
+        let target = format!("target_port=\"{}\"", port.number());
+        ensure!(
+            accepted.iter().any(|line| line.contains(&target) && line.contains(&client)),
+            "the server's proxy has accepted no connection for {port:?} over mutual TLS"
+        );
+    }
+    let insecure = accepted.iter().find(|line| !line.contains(&client));
+    ensure!(
+        insecure.is_none(),
+        "the server's proxy has accepted a connection of a stranger: {insecure:?}"
+    );
     Ok(())
 }
 
@@ -206,4 +219,24 @@ endpoints:
 "
     );
     pod(Side::Client, CLIENT) + &pod(Side::Server, SERVER) + &service
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_connection_in_the_clear_is_one_too_many() {
+        let line = |port: u16, tls: &str| {
+            format!(
+                "tcp_open_total{{direction=\"inbound\",peer=\"src\",target_port=\"{port}\",{tls}}} 1\n"
+            )
+        };
+        let secured = format!("tls=\"true\",client_id=\"{}\"", identity(Side::Client));
+        let clear = "tls=\"no_identity\",no_tls_reason=\"no_tls_from_remote\"";
+        let both = line(8_080, &secured) + &line(8_082, &secured);
+        assert!(all_secured(&both).is_ok());
+        assert!(all_secured(&line(8_080, &secured)).is_err());
+        assert!(all_secured(&(both + &line(8_081, clear))).is_err());
+    }
 }
