@@ -179,6 +179,8 @@ impl Lab {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Asked(request, answer) => {
+                // An answer is about a whole state, not about one that lacks its consequences.
+                self.bring_up_to_date();
                 let said = self.answer(request);
                 let _ = answer.send(said); // Whoever asked may have gone.
             }
