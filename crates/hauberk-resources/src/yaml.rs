@@ -13,8 +13,13 @@ use std::ops::Range;
 use serde_json::Value;
 use thiserror::Error;
 
-/// Deepest nesting that is read; CRD schemas reach about sixty levels.
-const DEPTH_MAX: usize = 256;
+/// Deepest nesting that is read; CRD schemas reach about sixty levels. The reader takes up to ten
+/// kilobytes of stack for each, and a thread has two megabytes: much more would abort the process.
+const DEPTH_MAX: usize = 100;
+
+/// Most scalars, lists and maps that aliases may stand for together in a document. A few lines of
+/// aliases to aliases would else become a hundred megabytes.
+const REPLAYS_MAX: usize = 100_000;
 
 /// A document that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -120,6 +125,7 @@ pub fn parse(text: &str) -> Result<Value, Problem> {
         legacy_octal_numbers: true,
         with_snippet: false,
         budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: REPLAYS_MAX },
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(1, |location| location.line());
@@ -262,6 +268,24 @@ mod tests {
         assert_eq!(problems[0].document, 2);
         assert!((3..=5).contains(&problems[0].line), "{problems:?}");
         assert!(!problems[0].message.contains("line"), "{problems:?}");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_not_the_end_of_the_process() {
+        for (open, close) in [("[", "]"), ("{a: ", "}"), ("- ", ""), ("? ", "")] {
+            let nested = |depth| format!("{}x{}", open.repeat(depth), close.repeat(depth));
+            assert!(parse(&nested(90)).is_ok() || open == "? ", "{open}");
+            assert!(parse(&nested(200)).is_err(), "{open}");
+        }
+    }
+
+    #[test]
+    fn aliases_to_aliases_are_bounded() {
+        let levels = (1..9).map(|level| {
+            format!("a{level}: &a{level} [{}]\n", format!("*a{},", level - 1).repeat(9))
+        });
+        let text = format!("a0: &a0 [x]\n{}", levels.collect::<String>());
+        assert!(parse(&text).is_err());
     }
 
     #[test]
