@@ -1,7 +1,11 @@
 //! Names of things in the mesh, each a type of its own so that they cannot be swapped.
 
 use crate::port::Port;
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 /// A Kubernetes namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +93,9 @@ impl Authority {
         let invalid = |reason| InvalidAuthority { text: text.to_owned(), reason };
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, rest) = rest.split_once(']').ok_or_else(|| invalid("missing ']'"))?;
+            if host.parse::<Ipv6Addr>().is_err() {
+                return Err(invalid("brackets are for IPv6 addresses"));
+            }
             match rest.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
                 None if rest.is_empty() => (host, None),
@@ -105,6 +112,9 @@ impl Authority {
         };
         if host.is_empty() || host == "." {
             return Err(invalid("the host is empty"));
+        }
+        if !host.contains(':') && !is_host_name(host) {
+            return Err(invalid("the host is not a name"));
         }
         let port = match port {
             Some(port) => port.parse().map_err(|_| invalid("the port must be 1 to 65535"))?,
@@ -127,6 +137,13 @@ impl Authority {
     pub fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
+}
+
+/// Labels of the characters that RFC 3986 allows in a registered name, perhaps with a final dot.
+fn is_host_name(host: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~%!$&'()*+,;=".contains(&byte);
+    let label_ok = |label: &str| !label.is_empty() && label.bytes().all(allowed);
+    host.strip_suffix('.').unwrap_or(host).split('.').all(label_ok)
 }
 
 impl fmt::Display for Authority {
@@ -168,5 +185,9 @@ mod tests {
         check("fd00::1", Err("an IPv6 address needs brackets"));
         check("[::1", Err("missing ']'"));
         check("[::1]x", Err("unexpected text after ']'"));
+        check("[[a]", Err("brackets are for IPv6 addresses"));
+        check("a..:80", Err("the host is not a name"));
+        check("me@a", Err("the host is not a name"));
+        check("a/b:80", Err("the host is not a name"));
     }
 }
