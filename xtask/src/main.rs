@@ -1,7 +1,8 @@
-//! Development tasks: `cargo xtask tidy`, `cargo xtask ci`, `cargo xtask bench`.
+//! Development tasks: `cargo xtask tidy`, `cargo xtask ci`, `cargo xtask bench`, `cargo xtask fuzz`.
 
 mod bench;
 mod ci;
+mod fuzz;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ enum Task {
     Ci,
     /// Measure a pair of proxies beside peers and beside none. Needs root.
     Bench(Box<bench::Options>),
+    /// Give parsers of foreign bytes made-up input. Needs nightly and cargo-fuzz.
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy => tidy::run(&root()),
         Task::Ci => ci::run(&root()),
         Task::Bench(options) => bench::run(&root(), &options),
+        Task::Fuzz(options) => fuzz::run(&root(), &options),
     }
 }
 
