@@ -10,6 +10,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Annotation of a pod that is to have this very address; it waits until nobody else has it.
+pub const IP_ANNOTATION: &str = "local.hauberk.io/ip";
+
 /// An IPv4 and an IPv6 address of the same owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pair {

@@ -2,7 +2,7 @@
 //!
 //! The control plane is a pod like any other, made from ordinary manifests in namespace `linkerd`, so
 //! that injected settings work as they are. It watches the directory of the lab's objects. Keys are
-//! made anew for each lab and live in the lab's memory only.
+//! made anew for each lab and live in the lab's memory only, unless an authority is given.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,33 +29,32 @@ pub struct Authority {
     pub signer: TokenSigner,
     /// What everybody trusts, as PEM.
     pub trust_anchors: String,
-    directory: PathBuf,
+    /// Where anchors and issuer are; they are followed.
+    authority: PathBuf,
+    token_key: PathBuf,
 }
 
 impl Authority {
-    /// Makes the keys and writes those files that the control plane reads.
+    /// Makes the key of tokens and, unless an authority is `given`, anchor and issuer. Writes the
+    /// files that the control plane reads to `directory`.
     ///
     /// # Errors
-    /// When there is no randomness, or the directory cannot be written to.
-    pub fn create(directory: &Path, now: SystemTime) -> anyhow::Result<Self> {
-        let mut rng = rand::rng();
-        let anchor = Anchor::generate("root.linkerd.cluster.local", CA_LIFETIME, now, &mut rng)?;
-        let name = "identity.linkerd.cluster.local";
-        let issuer = anchor.issuer(name, CA_LIFETIME, now, &mut rng)?;
-        let token_key = Key::generate()?;
-        let signer = TokenSigner::new(&token_key, TOKEN_ISSUER)?;
-        let trust_anchors = anchor.to_pem().certificate_pem;
-        fs::create_dir_all(directory)?;
-        for (file, text) in [
-            ("ca-bundle.crt", trust_anchors.as_str()),
-            ("issuer.crt", &issuer.certificate_pem),
-            ("issuer.key", &issuer.key_pem),
-            ("token.pub", signer.public_pem()),
-        ] {
-            fs::write(directory.join(file), text)
-                .with_context(|| format!("cannot write {file}"))?;
-        }
-        Ok(Self { signer, trust_anchors, directory: directory.to_owned() })
+    /// When there is no randomness, the directory cannot be written to, or the given authority's
+    /// anchors cannot be read.
+    pub fn create(directory: &Path, given: Option<&Path>, now: SystemTime) -> anyhow::Result<Self> {
+        let signer = TokenSigner::new(&Key::generate()?, TOKEN_ISSUER)?;
+        let token_key = directory.join("token.pub");
+        write(&token_key, signer.public_pem())?;
+        let authority = given.unwrap_or(directory).to_owned();
+        let trust_anchors = match given {
+            None => make_authority(directory, now)?,
+            Some(given) => {
+                let bundle = given.join("ca-bundle.crt");
+                fs::read_to_string(&bundle)
+                    .with_context(|| format!("cannot read {}", bundle.display()))?
+            }
+        };
+        Ok(Self { signer, trust_anchors, authority, token_key })
     }
 
     /// How pods are injected.
@@ -68,8 +67,8 @@ impl Authority {
     }
 
     /// The control plane's manifests.
-    pub fn manifests(&self, objects: &Path, version: &str) -> Vec<Value> {
-        let file = |name: &str| self.directory.join(name).display().to_string();
+    pub fn manifests(&self, objects: &Path, version: &str, further: &[String]) -> Vec<Value> {
+        let file = |name: &str| self.authority.join(name).display().to_string();
         let labels = json!({
             "linkerd.io/control-plane-component": "destination",
             "linkerd.io/control-plane-ns": NAMESPACE,
@@ -79,13 +78,14 @@ impl Authority {
             ("--trust-anchors-file", file("ca-bundle.crt")),
             ("--issuer-cert-file", file("issuer.crt")),
             ("--issuer-key-file", file("issuer.key")),
-            ("--token-key-file", file("token.pub")),
+            ("--token-key-file", self.token_key.display().to_string()),
             ("--token-issuer", TOKEN_ISSUER.to_owned()),
         ];
         let args: Vec<String> = args
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value])
             .chain(["--enable-ipv6".to_owned()])
+            .chain(further.iter().cloned())
             .collect();
         let ports =
             [("grpc", 8086), ("policy-grpc", 8090), ("identity-grpc", 8080), ("admin", 9990)];
@@ -150,4 +150,20 @@ impl Authority {
         manifests.push(deployment);
         manifests
     }
+}
+
+/// Makes anchor and issuer, writes what the control plane reads of them, and returns the anchor.
+fn make_authority(directory: &Path, now: SystemTime) -> anyhow::Result<String> {
+    let mut rng = rand::rng();
+    let anchor = Anchor::generate("root.linkerd.cluster.local", CA_LIFETIME, now, &mut rng)?;
+    let issuer = anchor.issuer("identity.linkerd.cluster.local", CA_LIFETIME, now, &mut rng)?;
+    let trust_anchors = anchor.to_pem().certificate_pem;
+    write(&directory.join("ca-bundle.crt"), &trust_anchors)?;
+    write(&directory.join("issuer.crt"), &issuer.certificate_pem)?;
+    write(&directory.join("issuer.key"), &issuer.key_pem)?;
+    Ok(trust_anchors)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

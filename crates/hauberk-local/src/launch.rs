@@ -38,6 +38,10 @@ pub struct Options {
     pub images: Vec<(String, String)>,
     /// Whether there is a control plane, and pods are injected.
     pub mesh: Mesh,
+    /// Where the certificate authority's files are, if it is not to be made anew.
+    pub authority: Option<PathBuf>,
+    /// Further arguments of the control plane's program.
+    pub controller_arguments: Vec<String>,
     /// Where our other programs are.
     pub programs: PathBuf,
     /// `PATH` of containers, after that directory.

@@ -96,12 +96,13 @@ async fn serve(options: &Options, opened: Opened, ids: IdRanges) -> anyhow::Resu
     let objects = Path::new(LAB_DIRECTORY).join("objects");
     fs::create_dir_all(&objects)?;
     let control = Path::new(LAB_DIRECTORY).join("control");
-    let authority = Authority::create(&control, SystemTime::now())?;
+    fs::create_dir_all(&control)?;
+    let authority = Authority::create(&control, options.authority.as_deref(), SystemTime::now())?;
     let (version, mesh) = (env!("CARGO_PKG_VERSION"), options.mesh == Mesh::On);
     let inject = mesh.then(|| authority.inject_config(version));
     let mut manifests = vec![node()];
     if mesh {
-        manifests.extend(authority.manifests(&objects, version));
+        manifests.extend(authority.manifests(&objects, version, &options.controller_arguments));
     }
 
     let (events_in, events) = mpsc::channel(EVENTS_MAX);

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
 use super::{Lab, Record};
-use crate::address::{POD_NETWORK, Pair};
+use crate::address::{IP_ANNOTATION, POD_NETWORK, Pair};
 use crate::network::Plug;
 use crate::objects::{Key, new_uid, timestamp};
 use crate::plan::{Context, NODE, PodPlan, plan};
@@ -274,8 +274,15 @@ impl Lab {
             manifest["metadata"]["creationTimestamp"] =
                 json!(timestamp(std::time::SystemTime::now()));
         }
-        let Some(addresses) = self.pod_addresses.take() else {
-            tracing::error!("no address is left for another pod");
+        let wanted = manifest["metadata"]["annotations"][IP_ANNOTATION].as_str();
+        let addresses = match wanted {
+            Some(wanted) => wanted.parse().ok().and_then(|ip| self.pod_addresses.take_this(ip)),
+            None => self.pod_addresses.take(),
+        };
+        let Some(addresses) = addresses else {
+            // Tried again at the next change: who has the address may be about to end.
+            let pod = &manifest["metadata"]["name"];
+            tracing::warn!(%pod, wanted, "the address, or any address, is not free for a pod");
             return;
         };
         let spec: spec::Pod = spec::read(&manifest).unwrap_or_default();

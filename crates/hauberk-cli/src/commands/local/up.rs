@@ -1,7 +1,7 @@
 //! `hauberk local up`: starting a lab, and staying with it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +42,19 @@ pub(super) struct Up {
     /// Pods and services only: no control plane, nothing is injected
     #[arg(long)]
     no_mesh: bool,
+    /// Certificate authority instead of a new one: a directory with ca-bundle.crt, issuer.crt and
+    /// issuer.key, whose changes are followed
+    #[arg(long, value_name = "DIR", conflicts_with = "no_mesh")]
+    authority: Option<PathBuf>,
+    /// Further argument of the control plane's program, as --issuance-lifetime=1h
+    #[arg(
+        long = "controller-arg",
+        value_name = "ARG",
+        conflicts_with = "no_mesh",
+        allow_hyphen_values = true,
+        hide = true
+    )]
+    controller_arguments: Vec<String>,
     /// Give up when not all pods are ready by then, in seconds; 0 never
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     timeout: u64,
@@ -127,17 +140,18 @@ fn options(up: &Up, state: &StateDirectory) -> anyhow::Result<Options> {
             }
         }
     }
-    let mut files = Vec::new();
-    for file in &up.files {
-        let whole = file.canonicalize();
-        files.push(whole.with_context(|| format!("cannot read {}", file.display()))?);
-    }
+    let whole = |path: &Path| {
+        path.canonicalize().with_context(|| format!("cannot read {}", path.display()))
+    };
+    let files = up.files.iter().map(|file| whole(file)).collect::<anyhow::Result<_>>()?;
     Ok(Options {
         lab: state.lab().to_owned(),
         state: state.path().to_owned(),
         files,
         images: up.images.clone(),
         mesh: if up.no_mesh { Mesh::Off } else { Mesh::On },
+        authority: up.authority.as_deref().map(whole).transpose()?,
+        controller_arguments: up.controller_arguments.clone(),
         programs,
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned()),
         log_filter: up.log_level.clone(),
