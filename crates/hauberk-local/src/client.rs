@@ -7,12 +7,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::fs::{Access, access};
 
 use crate::api::{Answer, Request, Target};
 use crate::objects::new_uid;
 use crate::wire::{Incoming, Outgoing};
+
+/// A lab that is starting has no socket yet, but has it long before this.
+const STALE_AGE: Duration = Duration::from_secs(60);
 
 /// Where a lab has its socket and its notes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +39,10 @@ impl StateDirectory {
         }
         let user = rustix::process::geteuid();
         let base = match xdg_runtime_dir {
-            _ if user.is_root() => PathBuf::from("/run/hauberk"),
+            // The root of a user namespace is not the machine's, and may not write there.
+            _ if user.is_root() && access("/run", Access::WRITE_OK).is_ok() => {
+                PathBuf::from("/run/hauberk")
+            }
             Some(directory) if directory.is_dir() => directory.join("hauberk"),
             _ => PathBuf::from(format!("/tmp/hauberk-{}", user.as_raw())),
         };
@@ -77,8 +85,23 @@ impl StateDirectory {
         if owner != rustix::process::geteuid().as_raw() {
             bail!("{} belongs to user {owner}", base.display());
         }
+        self.remove_stale();
         fs::write(self.path.join("id"), new_uid())?;
         self.made().context("the directory has vanished")
+    }
+
+    /// Removes what other labs that were killed have left, a while ago.
+    fn remove_stale(&self) {
+        let base = self.path.parent().unwrap_or(&self.path);
+        let is_old = |entry: &fs::DirEntry| {
+            let age = entry.metadata().and_then(|metadata| metadata.modified());
+            age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_AGE))
+        };
+        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+            if is_old(&entry) && UnixStream::connect(entry.path().join("api.sock")).is_err() {
+                let _ = fs::remove_dir_all(entry.path()); // Somebody else may be at it.
+            }
+        }
     }
 
     /// The directory that is there now.
