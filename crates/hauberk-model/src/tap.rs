@@ -1,7 +1,12 @@
 //! Which requests somebody wants to watch.
 //!
 //! A tap is a limit and a condition. The proxy asks [`TapMatch::matches`] for each request while a
-//! tap is active, and reports at most `limit` of them.
+//! tap is active, and reports at most `limit` of them, each as a [`TapEvent`] when it begins, when
+//! its response begins and when that ends.
+
+mod event;
+
+pub use event::{StreamId, TapDirection, TapEnd, TapEvent, TapExchange, TapMoment};
 
 use crate::endpoints::Labels;
 use http::Method;

@@ -11,7 +11,7 @@
 //! | [`destination`] | `destination.Update` | [`destination::Update`] over `Endpoints` |
 //! | [`profile`] | `destination.DestinationProfile` | `Profile` |
 //! | [`identity`] | `identity.CertifyRequest`, `CertifyResponse` | plain structs |
-//! | [`tap`] | `tap.ObserveRequest` | `Tap` |
+//! | [`tap`] | `tap.ObserveRequest`, `TapEvent` | `Tap`, `TapEvent` |
 //!
 //! Conventions, the same everywhere:
 //! - the law: `from_wire(to_wire(x)) == x` for every value the wire can carry. What it cannot carry

@@ -1,4 +1,8 @@
-//! What somebody wants to watch, each way.
+//! What somebody wants to watch, and what is reported, each way.
+
+mod event;
+
+pub use event::{event_from_wire, event_to_wire};
 
 use hauberk_model::tap::{Tap, TapMatch, TextMatch};
 use ipnet::IpNet;

@@ -18,9 +18,12 @@ use hauberk_model::profile::{
     ProfileRoute, RequestMatch, ResponseClass, ResponseMatch, WeightedTarget,
 };
 use hauberk_model::retry::RetryBudget;
-use hauberk_model::tap::{Tap, TapMatch, TextMatch};
+use hauberk_model::tap::{
+    StreamId, Tap, TapDirection, TapEnd, TapEvent, TapExchange, TapMatch, TapMoment, TextMatch,
+};
 use hauberk_model::{Endpoints, Profile};
 use hauberk_wire::{destination, identity, profile, tap};
+use http::{HeaderMap, HeaderName, StatusCode};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -112,6 +115,62 @@ fn any_profile() -> impl Strategy<Value = Profile> {
         let routes = routes.into();
         Profile { name, opaque, endpoint, routes, retry_budget, targets, parent, profile }
     })
+}
+
+fn tap_event() -> impl Strategy<Value = TapEvent> {
+    let headers = || {
+        vec(("[a-z][a-z-]{0,8}", "[ -~]{0,8}"), 0..4).prop_map(|headers| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+                map.append(name, value.parse().expect("printable"));
+            }
+            map
+        })
+    };
+    let scheme = prop_oneof![Just("http"), Just("https")];
+    let request = (method(), scheme, "[a-z.]{0,9}", "/[a-z/]{0,9}", headers()).prop_map(
+        |(method, scheme, authority, path, headers)| {
+            let scheme = scheme.into();
+            TapMoment::RequestInit { method, scheme, authority, path, headers }
+        },
+    );
+    let status = (100u16..1000).prop_map(|code| StatusCode::from_u16(code).expect("in range"));
+    let response = (duration(), status, headers()).prop_map(|(since, status, headers)| {
+        TapMoment::ResponseInit { since_request_init: since, status, headers }
+    });
+    let how = of(prop_oneof![
+        any::<u32>().prop_map(TapEnd::GrpcStatus),
+        any::<u32>().prop_map(TapEnd::Reset)
+    ]);
+    let end = (duration(), duration(), any::<u64>(), how, headers()).prop_map(
+        |(since_request_init, since_response_init, response_bytes, end, trailers)| {
+            TapMoment::ResponseEnd {
+                since_request_init,
+                since_response_init,
+                response_bytes,
+                end,
+                trailers,
+            }
+        },
+    );
+    let direction = prop_oneof![Just(TapDirection::Inbound), Just(TapDirection::Outbound)];
+    let ends = (address(), labels(), address(), labels(), labels());
+    let stream = (any::<u32>(), any::<u64>()).prop_map(|(base, stream)| StreamId { base, stream });
+    (stream, direction, ends, prop_oneof![request, response, end]).prop_map(
+        |(stream, direction, ends, moment)| {
+            let (source, source_labels, destination, destination_labels, route_labels) = ends;
+            let exchange = TapExchange {
+                direction,
+                source,
+                source_labels,
+                destination,
+                destination_labels,
+                route_labels,
+            };
+            TapEvent { stream, exchange: Arc::new(exchange), moment }
+        },
+    )
 }
 
 fn any_tap() -> impl Strategy<Value = Tap> {
@@ -209,6 +268,11 @@ proptest! {
     #[test]
     fn taps_survive(value in any_tap()) {
         prop_assert_eq!(tap::from_wire(through_bytes(tap::to_wire(&value))), Ok(value));
+    }
+
+    #[test]
+    fn tap_events_survive(value in tap_event()) {
+        prop_assert_eq!(tap::event_from_wire(through_bytes(tap::event_to_wire(&value))), Ok(value));
     }
 
     #[test]
