@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod options;
 mod place;
+mod plot;
 mod process;
 mod record;
 mod report;

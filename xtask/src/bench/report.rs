@@ -1,6 +1,7 @@
-//! From `raw.csv` to tables: the median of all rounds for each scenario and system.
+//! From `raw.csv` to tables and a plot: the median of all rounds for each scenario and system.
 
 use super::{
+    plot::{self, Panel},
     record::{self, Measured, Record},
     scenario::{Scenario, Unit},
     systems::System,
@@ -12,7 +13,7 @@ use std::{fmt::Write, fs, path::Path};
 /// Connections held in the scenarios of idle connections.
 const IDLE_CONNECTIONS: f64 = 1_000.0;
 
-/// Writes `README.md` beside `raw.csv` and shows it.
+/// Writes `README.md` and `cost.svg` beside `raw.csv` and shows the tables.
 pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
     let records = record::read(directory)?;
     let machine = fs::read_to_string(directory.join("machine.txt")).unwrap_or_default();
@@ -25,6 +26,13 @@ pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
     );
     let path = directory.join("README.md");
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    let heading = "CPU-seconds of both proxies per 100,000 requests (less is better)";
+    let panels = panels(&records);
+    if !panels.is_empty() {
+        let path = directory.join("cost.svg");
+        fs::write(&path, plot::draw(heading, &panels))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     println!("{tables}");
     println!("bench: written to {}", directory.display());
     Ok(())
@@ -56,6 +64,24 @@ fn tables(records: &[Record]) -> String {
         text.push('\n');
     }
     text + &legend(records)
+}
+
+/// What requests cost, for each scenario in which any were measured.
+fn panels(records: &[Record]) -> Vec<Panel> {
+    let scenarios = Scenario::value_variants().iter();
+    let scenarios = scenarios.filter(|scenario| scenario.unit() == Unit::Requests);
+    let panels = scenarios.map(|scenario| {
+        let bars = System::value_variants().iter().filter_map(|system| {
+            let (scenario, system) = (scenario.name(), system.name());
+            let of_both =
+                records.iter().filter(|it| it.scenario == scenario && it.system == system);
+            let costs = of_both.filter_map(|it| it.measured.both_per("cpu_{}_s", "requests", 1e5));
+            let cost = median(costs.collect())?;
+            Some((system, cost))
+        });
+        Panel { title: format!("{}: {}", scenario.name(), scenario.text()), bars: bars.collect() }
+    });
+    panels.filter(|panel| !panel.bars.is_empty()).collect()
 }
 
 /// The systems in the tables, in words.

@@ -95,8 +95,9 @@ impl System {
         match self {
             Self::Haproxy => &[("haproxy", "haproxy")],
             Self::Nginx => &[(nginx::STREAM_MODULE, "libnginx-mod-stream")],
-            Self::Envoy | Self::EnvoyHttp1 => &[("python3", "python3-venv")],
-            Self::Direct | Self::Relay | Self::Splice | Self::Hauberk => &[],
+            Self::Envoy | Self::EnvoyHttp1 => &[("nft", "nftables"), ("python3", "python3-venv")],
+            Self::Hauberk => &[("nft", "nftables")],
+            Self::Direct | Self::Relay | Self::Splice => &[],
         }
     }
 }
