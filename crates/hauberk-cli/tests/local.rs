@@ -380,6 +380,38 @@ fn a_crashed_container_is_started_again_and_an_unknown_image_is_explained() {
 }
 
 #[test]
+fn sidecars_start_first_and_stop_last_and_hooks_run_before_the_end() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let note = |name: &str| {
+        let script = format!(
+            "trap 'echo {name} ends >> /order/log; exit 0' TERM; echo {name} >> /order/log; \
+             while :; do sleep 0.05; done"
+        );
+        let mut container = container(name, &["sh".to_owned(), "-c".to_owned(), script], json!([]));
+        container["volumeMounts"] = json!([{"name": "order", "mountPath": "/order"}]);
+        container
+    };
+    let (mut init, mut sidecar, mut main) = (note("init"), note("sidecar"), note("main"));
+    init["command"] = json!(["sh", "-c", "echo init >> /order/log"]);
+    sidecar["restartPolicy"] = json!("Always");
+    sidecar["startupProbe"] =
+        json!({"exec": {"command": ["grep", "sidecar", "/order/log"]}, "periodSeconds": 1});
+    main["lifecycle"] =
+        json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /order/log"]}}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ordered"}, "spec": {
+        "terminationGracePeriodSeconds": 20,
+        "volumes": [{"name": "order", "hostPath": {"path": directory.path()}}],
+        "initContainers": [init, sidecar], "containers": [main],
+    }});
+    let Some(lab) = Lab::up("order", User::Same, &[client(), pod]) else { return };
+    lab.says(&["delete", "pod", "ordered"]);
+    until("the pod is gone", || lab.pods_named("ordered").is_empty());
+    let log = fs::read_to_string(directory.path().join("log")).expect("a log");
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines, ["init", "sidecar", "main", "hook", "main ends", "sidecar ends"]);
+}
+
+#[test]
 fn nothing_is_left_when_the_front_is_killed() {
     let Some(mut lab) = Lab::up("front", User::Same, &[server(2), client()]) else { return };
     let remains = lab.remains();

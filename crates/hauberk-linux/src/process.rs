@@ -13,7 +13,7 @@
 //!
 //! Between fork and exec a child of a process with threads may only make system calls: it neither
 //! allocates nor locks. So everything the child needs is prepared as C strings before the fork
-//! ([`Prepared`]), and the child ([`child`]) is a straight list of system calls.
+//! (`Prepared`), and the child (`child`) is a straight list of system calls.
 //!
 //! Deliberately not here: what is mounted where, and restart policies (`hauberk-local`).
 

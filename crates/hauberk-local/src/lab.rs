@@ -1,7 +1,7 @@
 //! The lab's one writer: it owns the objects and the pods, and brings the second to the first.
 //!
 //! Requests, changed files and reports of pods arrive as [`Event`]s; a batch of them is applied, and
-//! then everything derived is brought up to date once: pods ([`reconcile`]), endpoints, names, and
+//! then everything derived is brought up to date once: pods (`reconcile`), endpoints, names, and
 //! rules for service addresses. Nothing else changes the lab's state, so there is no lock around it.
 //! The writer never waits for a pod: it asks, and the pod reports.
 

@@ -44,7 +44,7 @@ pub struct Options {
     pub controller_arguments: Vec<String>,
     /// Where our other programs are.
     pub programs: PathBuf,
-    /// `PATH` of containers, after that directory.
+    /// `PATH` of the runtime, and of containers after that directory.
     pub path: String,
     /// What is logged.
     pub log_filter: String,
@@ -90,7 +90,10 @@ pub fn launch(
     let program = Program {
         candidates: vec![own],
         arguments,
-        environment: std::env::vars_os().collect(),
+        environment: std::env::vars_os()
+            .filter(|(name, _)| name != "PATH")
+            .chain([("PATH".into(), options.path.clone().into())])
+            .collect(),
         directory: "/".into(),
         stdio: stdio(state, attachment)?,
         create,

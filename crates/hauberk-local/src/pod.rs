@@ -1,6 +1,6 @@
 //! The life of a pod, from its namespaces to its last process.
 //!
-//! One task for each pod ([`supervise`]) and one for each of its containers ([`container_life`]).
+//! One task for each pod ([`supervise`]) and one for each of its containers (`container_life`).
 //! The order is Kubernetes': init containers one after the other; sidecars among them are started and
 //! waited for until they are up; then the containers proper together. At the end the containers
 //! proper are stopped first and the sidecars after them, last started first stopped.

@@ -1,7 +1,7 @@
 //! Lines and file descriptors over a local socket.
 //!
 //! Both ends of the lab's socket use these: the command line blocks in them, the runtime calls them
-//! when its socket is ready. A line is at most [`LINE_BYTES_MAX`] long; descriptors belong to the
+//! when its socket is ready. A line is at most `LINE_BYTES_MAX` long; descriptors belong to the
 //! line they came with.
 
 use std::io::{self, IoSlice, IoSliceMut};

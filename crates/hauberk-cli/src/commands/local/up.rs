@@ -153,9 +153,23 @@ fn options(up: &Up, state: &StateDirectory) -> anyhow::Result<Options> {
         authority: up.authority.as_deref().map(whole).transpose()?,
         controller_arguments: up.controller_arguments.clone(),
         programs,
-        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned()),
+        path: search_path(&std::env::var("PATH").unwrap_or_default()),
         log_filter: up.log_level.clone(),
     })
+}
+
+/// `PATH` of the lab: the caller's, and where system programs such as `nft` are, which ordinary users
+/// often do not have in theirs.
+fn search_path(own: &str) -> String {
+    let system = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+    let own = own.split(':').filter(|one| !one.is_empty());
+    let mut all: Vec<&str> = Vec::new();
+    for directory in own.chain(system) {
+        if !all.contains(&directory) {
+            all.push(directory);
+        }
+    }
+    all.join(":")
 }
 
 enum Outcome {
@@ -292,5 +306,24 @@ impl Signals {
 
     fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_programs_are_found_by_ordinary_users() {
+        assert_eq!(
+            search_path("/opt:/usr/bin:"),
+            "/opt:/usr/bin:/usr/local/bin:/bin:/usr/sbin:/sbin"
+        );
+    }
+
+    #[test]
+    fn an_image_needs_a_command() {
+        assert_eq!(image("nginx=nginx -g x=y"), Ok(("nginx".into(), "nginx -g x=y".into())));
+        assert!(image("nginx").is_err() && image("nginx= ").is_err() && image("=x").is_err());
     }
 }
