@@ -126,10 +126,9 @@ impl Sampler {
         let meshed: Vec<_> = self.pods.iter().filter(|pod| pod.meshed && pod.ready).collect();
         let pages = fetch_all(&self.state, &meshed);
         self.unreachable = pages.iter().filter(|page| page.is_err()).count();
-        let now = Instant::now();
         for (pod, page) in meshed.iter().zip(pages) {
-            if let Ok(page) = page {
-                self.store.add(target(pod), now, Snapshot::parse(&page));
+            if let Ok((at, page)) = page {
+                self.store.add(target(pod), at, Snapshot::parse(&page));
             }
         }
         let pods = &self.pods;
@@ -239,7 +238,7 @@ fn target(pod: &PodRow) -> TargetKey {
 }
 
 /// Fetches the pages of all pods, a few at a time; answers are in the order of the pods.
-fn fetch_all(state: &StateDirectory, pods: &[&PodRow]) -> Vec<anyhow::Result<String>> {
+fn fetch_all(state: &StateDirectory, pods: &[&PodRow]) -> Vec<anyhow::Result<(Instant, String)>> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut mine = Vec::new();
@@ -257,14 +256,15 @@ fn fetch_all(state: &StateDirectory, pods: &[&PodRow]) -> Vec<anyhow::Result<Str
     pages.into_iter().map(|(_, page)| page).collect()
 }
 
-/// Fetches one page. HTTP/1.0, so that its end is the connection's end.
-fn fetch(state: &StateDirectory, pod: &PodRow) -> anyhow::Result<String> {
+/// Fetches one page, and says when it was. HTTP/1.0, so that its end is the connection's end.
+fn fetch(state: &StateDirectory, pod: &PodRow) -> anyhow::Result<(Instant, String)> {
     let target =
         Target { pod: pod.name.clone(), namespace: Some(pod.namespace.clone()), container: None };
     let mut stream: TcpStream = Client::connect(state)?.dial(target, ADMIN_PORT)?;
     stream.set_read_timeout(Some(FETCH_TIMEOUT))?;
     stream.set_write_timeout(Some(FETCH_TIMEOUT))?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: sidecar\r\n\r\n")?;
+    let at = Instant::now();
     let mut bytes = Vec::new();
     stream.take(PAGE_BYTES_MAX).read_to_end(&mut bytes)?;
     let text = String::from_utf8(bytes).context("the metrics page is not UTF-8")?;
@@ -273,5 +273,5 @@ fn fetch(state: &StateDirectory, pod: &PodRow) -> anyhow::Result<String> {
     if status != "200" {
         bail!("the metrics page of {} answers {status}", pod.name);
     }
-    Ok(body.to_owned())
+    Ok((at, body.to_owned()))
 }
