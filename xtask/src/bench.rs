@@ -22,6 +22,7 @@ mod record;
 mod report;
 mod scenario;
 mod systems;
+mod targets;
 
 pub(crate) use options::Options;
 

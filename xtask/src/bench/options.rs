@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// How our programs are built; figures are only worth anything for `release`
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     pub(super) profile: Profile,
-    /// Directory of the results [default: bench/runs/<date>-<machine>]
+    /// Directory of the results [default: bench/runs/DATE-MACHINE]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Measure nothing; make the tables of an earlier run from its raw.csv again

@@ -5,6 +5,7 @@ use super::{
     record::{self, Measured, Record},
     scenario::{Scenario, Unit},
     systems::System,
+    targets::TARGETS,
 };
 use anyhow::Context;
 use clap::ValueEnum;
@@ -63,7 +64,27 @@ fn tables(records: &[Record]) -> String {
         }
         text.push('\n');
     }
-    text + &legend(records)
+    text + &targets(records) + &legend(records)
+}
+
+/// Hauberk's figures beside its targets; nothing if it was not measured.
+fn targets(records: &[Record]) -> String {
+    let mut rows = String::new();
+    for target in TARGETS {
+        let (scenario, system) = (target.scenario.name(), System::Hauberk.name());
+        let of_both = records.iter().filter(|it| it.scenario == scenario && it.system == system);
+        let figures = of_both.filter_map(|it| (target.figure)(&it.measured)).collect();
+        let Some(figure) = median(figures) else { continue };
+        let verdict = if target.bound.is_met_by(figure) { "met" } else { "missed" };
+        let (bound, figure) = (target.bound.shown(), shown(figure));
+        // Writing to a string does not fail.
+        let _ = writeln!(rows, "| {scenario} | {} | {bound} | {figure} | {verdict} |", target.what);
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    let head = "| scenario | figure | target | hauberk | |\n|---|---|---:|---:|---|\n";
+    format!("## Targets\n\n{head}{rows}\n")
 }
 
 /// What requests cost, for each scenario in which any were measured.
@@ -137,7 +158,7 @@ fn columns(unit: Unit) -> Vec<Column> {
 }
 
 /// Memory that a held connection added to one side.
-fn growth(measured: &Measured, side: &str) -> Option<f64> {
+pub(super) fn growth(measured: &Measured, side: &str) -> Option<f64> {
     measured.get("requests")?;
     let after = measured.get(&format!("resident_{side}_kib"))?;
     Some((after - measured.get(&format!("resident_before_{side}_kib"))?) / IDLE_CONNECTIONS)
@@ -206,5 +227,19 @@ mod tests {
         assert!(text.contains("| relay | 150000 | 1.12 | - |"), "{text}");
         assert!(text.contains("| nginx | failed | - | - |"), "{text}");
         assert!(!text.contains("| envoy |"), "{text}");
+        assert!(!text.contains("## Targets"), "{text}");
+    }
+
+    #[test]
+    fn sets_figures_beside_targets() {
+        let record = Record {
+            system: "hauberk".to_owned(),
+            scenario: "http1-32".to_owned(),
+            failure: String::new(),
+            measured: Measured::parse("RESULT requests=100000 cpu_out_s=1 cpu_in_s=2").unwrap(),
+        };
+        let text = targets(&[record]);
+        let row = "| http1-32 | CPU-s per 100k, both | at most 2.2 | 3.00 | missed |";
+        assert!(text.contains(row), "{text}");
     }
 }
