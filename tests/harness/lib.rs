@@ -112,6 +112,11 @@ pub fn checkout() -> PathBuf {
 impl Lab {
     /// Starts a lab with that manifest and waits until every pod is ready.
     pub fn up(test: &str, manifest: &str) -> Self {
+        Self::up_with(test, manifest, &[])
+    }
+
+    /// The same with further arguments of `hauberk local up`.
+    pub fn up_with(test: &str, manifest: &str, arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
         let path = files.path().join("lab.yml");
         std::fs::write(&path, manifest).expect("write the manifest");
@@ -122,6 +127,7 @@ impl Lab {
             .arg(binary("hauberk"))
             .args(["local", "up", "--lab", &name, "-f"])
             .arg(&path)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone the log"))
             .stderr(log)
@@ -192,10 +198,19 @@ impl Lab {
 
     /// All pods but the control plane's.
     pub fn ps(&self) -> Vec<Pod> {
+        self.all_pods().filter(|pod| pod.namespace() != "linkerd").collect()
+    }
+
+    /// The control plane's pod.
+    pub fn control_plane(&self) -> Pod {
+        let found = self.all_pods().find(|pod| pod.namespace() == "linkerd");
+        found.unwrap_or_else(|| panic!("no control plane\n{}", self.story()))
+    }
+
+    fn all_pods(&self) -> impl Iterator<Item = Pod> {
         let output = self.try_hauberk(&["ps", "-o", "json"]);
         let pods: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        let pods = pods.as_array().cloned().unwrap_or_default();
-        pods.into_iter().map(Pod).filter(|pod| pod.namespace() != "linkerd").collect()
+        pods.as_array().cloned().unwrap_or_default().into_iter().map(Pod)
     }
 
     /// The pod of `namespace` whose name begins with `prefix`.

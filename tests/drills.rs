@@ -1,0 +1,408 @@
+//! Failure drills: what breaks in operation is broken on purpose while traffic flows, and what is
+//! lost is counted. `docs/concepts/failures.md` says for each outage what may be lost; these are the
+//! proofs. Labs, loads and waits are bounded; each drill kills only processes that its lab shows.
+
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
+};
+use system_tests::{Lab, Pod, can_run, metric, peers, text};
+
+const PYTHON: &str = "/usr/bin/python3";
+/// Threads of a load, each with one request under way.
+const THREADS: u64 = 8;
+/// A load ends by itself after this many seconds, whatever happens to its drill.
+const LOAD_SECONDS: u32 = 90;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A namespace with a client and servers whose moods are files; `service` are further annotations
+/// of the service, whose port 90 is opaque.
+fn manifest(replicas: u8, service: &str, moods: &Path) -> String {
+    let server = peers().join("moody_server.py");
+    format!(
+        "apiVersion: v1
+kind: Namespace
+metadata: {{name: drill, annotations: {{linkerd.io/inject: enabled}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client, namespace: drill}}
+spec:
+  containers: [{{name: main, image: local/client, command: [sleep, infinity]}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: server, namespace: drill, annotations: {{config.linkerd.io/opaque-ports: '90', {service}}}}}
+spec:
+  selector: {{app: server}}
+  ports: [{{name: http, port: 80, targetPort: 8080}}, {{name: raw, port: 90, targetPort: 9090}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: server, namespace: drill}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: server}}}}
+  template:
+    metadata: {{labels: {{app: server}}, annotations: {{config.linkerd.io/opaque-ports: '9090'}}}}
+    spec:
+      terminationGracePeriodSeconds: 5
+      containers:
+      - name: main
+        image: local/server
+        command: [{PYTHON}, {server}, {moods}, \"8080\", \"9090\"]
+        readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}
+        lifecycle: {{preStop: {{sleep: {{seconds: 1}}}}}}
+",
+        server = server.display(),
+        moods = moods.display(),
+    )
+}
+
+/// How a load uses its connections.
+#[derive(Clone, Copy)]
+enum Connections {
+    Kept,
+    Fresh,
+}
+
+/// Requests that flow while something is broken.
+struct Load {
+    report: PathBuf,
+    stop: PathBuf,
+}
+
+/// What became of a load.
+struct Outcome {
+    /// Answers by who gave them.
+    answers: BTreeMap<String, u64>,
+    /// Failures by what was seen of them.
+    failures: BTreeMap<String, u64>,
+    /// The longest time without any answer.
+    silence: Duration,
+}
+
+impl Outcome {
+    fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    fn answered(&self) -> u64 {
+        self.answers.values().sum()
+    }
+
+    fn assert_lost_at_most(&self, lost: u64, drill: &str) {
+        println!(
+            "{drill}: {} answered, {} failed, silence {:?}, {:?}",
+            self.answered(),
+            self.failed(),
+            self.silence,
+            self.failures
+        );
+        assert!(self.failed() <= lost, "{drill}: more than {lost} lost: {:?}", self.failures);
+        assert!(self.answered() > 100, "{drill}: too little traffic: {:?}", self.answers);
+    }
+}
+
+impl Load {
+    /// Starts a load and waits for its first answers.
+    fn start(lab: &mut Lab, name: &str, url: &str, connections: Connections) -> Self {
+        let report = lab.file(&format!("{name}.txt"), "");
+        let stop = report.with_extension("stop");
+        let mode = match connections {
+            Connections::Kept => "keep",
+            Connections::Fresh => "fresh",
+        };
+        let command = format!(
+            "{PYTHON} {load} {url} {LOAD_SECONDS} {THREADS} {mode} {stop} > {report} 2>&1 &",
+            load = peers().join("load.py").display(),
+            stop = stop.display(),
+            report = report.display(),
+        );
+        lab.exec(&lab.pod("drill", "client"), "main", &["sh", "-c", &command]);
+        lab.wait("requests flow", 15 * SECOND, |_| {
+            std::fs::read_to_string(&report).is_ok_and(|text| text.contains("flowing"))
+        });
+        Self { report, stop }
+    }
+
+    /// Ends the load; requests under way get their answers.
+    fn stop(self, lab: &mut Lab) -> Outcome {
+        std::fs::write(&self.stop, "").expect("write the stop file");
+        let read = || std::fs::read_to_string(&self.report).unwrap_or_default();
+        lab.wait("the load has ended", 20 * SECOND, |_| read().contains("done"));
+        let text = read();
+        let line = text.lines().find_map(|line| line.strip_prefix("report "));
+        let report: Value = serde_json::from_str(line.expect("a report")).expect("JSON");
+        let counts = |name: &str| {
+            let counts = report[name].as_object().cloned().unwrap_or_default();
+            counts.into_iter().map(|(key, n)| (key, n.as_u64().unwrap_or_default())).collect()
+        };
+        let silence = Duration::from_secs_f64(report["silence"].as_f64().unwrap_or(f64::MAX));
+        Outcome { answers: counts("answers"), failures: counts("failures"), silence }
+    }
+}
+
+fn servers(lab: &Lab) -> Vec<Pod> {
+    lab.ps().into_iter().filter(|pod| pod.name().starts_with("server")).collect()
+}
+
+/// Waits until there are `count` servers, all ready, none of them among `gone`.
+fn wait_for_servers(lab: &mut Lab, count: usize, gone: &[&Pod], limit: Duration) {
+    lab.wait("the servers are ready", limit, |lab| {
+        let servers = servers(lab);
+        let is_gone = |pod: &Pod| gone.iter().any(|gone| gone.name() == pod.name());
+        servers.len() == count && servers.iter().all(|pod| pod.is_ready() && !is_gone(pod))
+    });
+}
+
+fn signal(pid: u64, signal: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "cannot send {signal} to {pid}");
+}
+
+/// Kills the control plane's program whenever it runs, until `over`.
+fn keep_down(lab: &mut Lab, limit: Duration, mut over: impl FnMut(&Lab) -> bool) {
+    lab.wait("the outage is over", limit, |lab| {
+        if let Some(pid) = lab.control_plane().pid("destination") {
+            // It may have ended between the look and the signal.
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).output();
+        }
+        over(lab)
+    });
+}
+
+/// Ends a pod; its workload makes another.
+fn delete(lab: &Lab, pod: &Pod) {
+    let manifest = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {}, namespace: {}}}\n",
+        pod.name(),
+        pod.namespace()
+    );
+    let file = lab.file("delete.yml", &manifest);
+    lab.hauberk(&["delete", "-f", &file.display().to_string()]);
+}
+
+/// A folder whose files are the servers' moods.
+struct Moods(tempfile::TempDir);
+
+impl Moods {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn set(&self, pod: &Pod, mood: &str) {
+        std::fs::write(self.0.path().join(pod.name()), mood).expect("write a mood");
+    }
+}
+
+#[test]
+fn the_control_plane_may_die_and_come_back_to_changed_endpoints() {
+    if !can_run("control plane") {
+        return;
+    }
+    let moods = Moods::new();
+    let mut lab = Lab::up("control", &manifest(2, "", moods.0.path()));
+    let [kept, replaced] = &servers(&lab)[..] else { panic!("two servers\n{}", lab.story()) };
+    let http = Load::start(&mut lab, "http", "http://server/", Connections::Kept);
+    let raw = Load::start(&mut lab, "raw", "http://server:90/", Connections::Fresh);
+
+    // Down for 12 seconds at least, more by the back-off of restarts. Meanwhile a server is
+    // replaced; the other one keeps answering, and the new one waits for its certificate.
+    let began = Instant::now();
+    keep_down(&mut lab, 30 * SECOND, |_| began.elapsed() >= 5 * SECOND);
+    delete(&lab, replaced);
+    keep_down(&mut lab, 30 * SECOND, |_| began.elapsed() >= 12 * SECOND);
+    assert!(!lab.control_plane().is_ready(), "{}", lab.story());
+    wait_for_servers(&mut lab, 2, &[replaced], 40 * SECOND);
+    println!("control plane: away for up to {:?}", began.elapsed());
+
+    // Proxies find the control plane again and with it the new endpoint.
+    let new = servers(&lab).into_iter().find(|pod| pod.name() != kept.name());
+    let new = new.expect("a new server");
+    lab.wait("the new server gets requests", 15 * SECOND, |lab| {
+        let page = lab.metrics(&new, "main");
+        metric(&page, "request_total", &["direction=\"inbound\"", "tls=\"true\""]) > 10.0
+    });
+    let (http, raw) = (http.stop(&mut lab), raw.stop(&mut lab));
+    // Nobody tells of the pod that ends: what it had under way ends with it.
+    raw.assert_lost_at_most(THREADS, "control plane, TCP");
+    http.assert_lost_at_most(THREADS, "control plane, HTTP");
+    assert!(http.answers.contains_key(new.name()), "{:?}", http.answers);
+}
+
+/// A certificate authority in files that a lab follows.
+struct Authority {
+    files: tempfile::TempDir,
+    old: hauberk_identity::ca::Anchor,
+    new: hauberk_identity::ca::Anchor,
+}
+
+impl Authority {
+    /// Two anchors, both trusted; the issuer is of the old one.
+    fn new() -> Self {
+        let anchor = |name| {
+            let lifetime = 3600 * SECOND;
+            let now = SystemTime::now();
+            let made =
+                hauberk_identity::ca::Anchor::generate(name, lifetime, now, &mut rand::rng());
+            made.expect("an anchor")
+        };
+        let files = tempfile::tempdir().expect("a temporary directory");
+        let one = Self {
+            files,
+            old: anchor("root.linkerd.cluster.local"),
+            new: anchor("root-2.linkerd.cluster.local"),
+        };
+        let bundle = [&one.old, &one.new].map(|anchor| anchor.to_pem().certificate_pem).concat();
+        std::fs::write(one.files.path().join("ca-bundle.crt"), bundle).expect("write the bundle");
+        one.issue_by(&one.old);
+        one
+    }
+
+    /// A new issuer, of this anchor.
+    fn issue_by(&self, anchor: &hauberk_identity::ca::Anchor) {
+        let name = "identity.linkerd.cluster.local";
+        let made = anchor.issuer(name, 1800 * SECOND, SystemTime::now(), &mut rand::rng());
+        let pem = made.expect("an issuer");
+        let write = |file: &str, text: String| std::fs::write(self.files.path().join(file), text);
+        write("issuer.key", pem.key_pem).expect("write the issuer's key");
+        write("issuer.crt", pem.certificate_pem).expect("write the issuer");
+    }
+}
+
+/// Certificates that the client has asked for, by result.
+fn refreshes(lab: &Lab, result: &str) -> f64 {
+    let page = lab.metrics(&lab.pod("drill", "client"), "main");
+    metric(&page, "control_identity_cert_refreshes_total", &[&format!("result=\"{result}\"")])
+}
+
+#[test]
+fn issuer_and_anchor_may_change_and_identity_may_be_away_when_certificates_are_due() {
+    if !can_run("identity") {
+        return;
+    }
+    let (moods, authority) = (Moods::new(), Authority::new());
+    let directory = authority.files.path().display().to_string();
+    // Certificates of 40 seconds are renewed after 28.
+    let flags =
+        ["--controller-arg=--issuance-lifetime=40s", "--controller-arg=--clock-skew-allowance=0s"];
+    let arguments = [&["--authority", directory.as_str()][..], &flags].concat();
+    let began = Instant::now();
+    let mut lab = Lab::up_with("identity", &manifest(2, "", moods.0.path()), &arguments);
+    let [first, second] = &servers(&lab)[..] else { panic!("two servers\n{}", lab.story()) };
+    // Each fresh opaque connection is a handshake of its own between the proxies.
+    let raw = Load::start(&mut lab, "raw", "http://server:90/", Connections::Fresh);
+    let http = Load::start(&mut lab, "http", "http://server/", Connections::Kept);
+
+    // A new issuer of the same anchor, then one of the new anchor: each time a server is replaced
+    // and gets its certificate by it, while the others have theirs by older ones.
+    let taken = |lab: &Lab| {
+        let logs = lab.try_hauberk(&["logs", "-n", "linkerd", lab.control_plane().name()]);
+        text(&logs.stdout).matches("issuer").count()
+    };
+    let before = taken(&lab);
+    authority.issue_by(&authority.old);
+    lab.wait("the new issuer is in force", 10 * SECOND, |lab| taken(lab) > before);
+    delete(&lab, first);
+    wait_for_servers(&mut lab, 2, &[first], 20 * SECOND);
+    let before = taken(&lab);
+    authority.issue_by(&authority.new);
+    lab.wait("the new anchor's issuer is in force", 10 * SECOND, |lab| taken(lab) > before);
+    delete(&lab, second);
+    wait_for_servers(&mut lab, 2, &[first, second], 20 * SECOND);
+    println!("identity: rotated after {:?}", began.elapsed());
+
+    // Identity is away when the client's certificate is due, and back before it ends.
+    let bad = refreshes(&lab, "error");
+    sleep((22 * SECOND).saturating_sub(began.elapsed()));
+    keep_down(&mut lab, 30 * SECOND, |lab| refreshes(lab, "error") > bad);
+    println!("identity: a renewal failed after {:?}", began.elapsed());
+    let good = refreshes(&lab, "ok");
+    lab.wait("the client's certificate is renewed", 40 * SECOND, |lab| refreshes(lab, "ok") > good);
+    println!("identity: renewed after {:?}", began.elapsed());
+    // All first certificates are of the past by now.
+    sleep((45 * SECOND).saturating_sub(began.elapsed()));
+
+    let (http, raw) = (http.stop(&mut lab), raw.stop(&mut lab));
+    http.assert_lost_at_most(0, "identity, HTTP");
+    raw.assert_lost_at_most(0, "identity, TCP");
+    for server in servers(&lab) {
+        assert!(raw.answers.contains_key(server.name()), "{:?}", raw.answers);
+    }
+}
+
+#[test]
+fn endpoints_may_be_replaced_killed_hang_reset_and_fail() {
+    if !can_run("endpoints") {
+        return;
+    }
+    let moods = Moods::new();
+    let accrual = "balancer.linkerd.io/failure-accrual: consecutive, \
+                   balancer.linkerd.io/failure-accrual-consecutive-max-failures: '5', \
+                   balancer.linkerd.io/failure-accrual-consecutive-min-penalty: 2s, ";
+    let mut lab = Lab::up("endpoints", &manifest(2, accrual, moods.0.path()));
+    let start =
+        |lab: &mut Lab, name: &str| Load::start(lab, name, "http://server/", Connections::Kept);
+
+    // Every pod in turn, without a spare one.
+    let load = start(&mut lab, "replaced");
+    let old = servers(&lab);
+    for n in 1..=old.len() {
+        delete(&lab, &old[n - 1]);
+        wait_for_servers(&mut lab, 2, &old[..n].iter().collect::<Vec<_>>(), 20 * SECOND);
+    }
+    load.stop(&mut lab).assert_lost_at_most(0, "every pod replaced");
+
+    let pods = servers(&lab);
+    let [bad, good] = &pods[..] else { panic!("two servers\n{}", lab.story()) };
+    let again = |lab: &mut Lab, load: Load, lost: u64, drill: &str| {
+        wait_for_servers(lab, 2, &[], 20 * SECOND);
+        let before = metric(
+            &lab.metrics(bad, "main"),
+            "request_total",
+            &["direction=\"inbound\"", "tls=\"true\""],
+        );
+        lab.wait("the endpoint gets requests again", 20 * SECOND, |lab| {
+            let page = lab.metrics(bad, "main");
+            metric(&page, "request_total", &["direction=\"inbound\"", "tls=\"true\""])
+                > before + 20.0
+        });
+        let outcome = load.stop(lab);
+        outcome.assert_lost_at_most(lost, drill);
+        assert!(outcome.answers.contains_key(good.name()), "{:?}", outcome.answers);
+        assert!(outcome.silence < 2 * SECOND, "{drill}: silence {:?}", outcome.silence);
+    };
+
+    // Requests inside a proxy that is killed are lost; all others go elsewhere.
+    let load = start(&mut lab, "killed");
+    let proxy = bad.pid("linkerd-proxy").expect("the sidecar runs");
+    signal(proxy, "KILL");
+    lab.wait("the sidecar runs again", 20 * SECOND, |lab| {
+        servers(lab).iter().any(|pod| {
+            pod.name() == bad.name() && pod.pid("linkerd-proxy").is_some_and(|pid| pid != proxy)
+        })
+    });
+    again(&mut lab, load, THREADS, "a proxy killed");
+
+    // What hangs is slow: nothing is lost, and others are asked meanwhile.
+    let load = start(&mut lab, "hangs");
+    let application = bad.pid("main").expect("the application runs");
+    signal(application, "STOP");
+    sleep(4 * SECOND);
+    signal(application, "CONT");
+    again(&mut lab, load, 0, "an endpoint hangs");
+
+    // Failures in a row shut it out; then one request at a time finds out whether it is well.
+    for (mood, drill) in [("reset", "an endpoint resets"), ("error", "an endpoint answers 500")] {
+        let load = start(&mut lab, mood);
+        moods.set(bad, mood);
+        sleep(4 * SECOND);
+        moods.set(bad, "well");
+        again(&mut lab, load, 5 + THREADS + 3, drill);
+    }
+}
