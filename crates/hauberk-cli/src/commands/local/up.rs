@@ -24,7 +24,7 @@ const PROGRAMS: [&str; 3] = ["hauberk-controller", "hauberk-proxy", "hauberk-ini
 
 #[derive(Args, Debug)]
 pub(super) struct Up {
-    /// File or directory with manifests; it is followed while the lab runs
+    /// File or directory with manifests, which is followed while the lab runs; - for standard input
     #[arg(short, long = "filename", value_name = "FILE|DIR")]
     files: Vec<PathBuf>,
     /// Let the lab stand alone; `hauberk local down` ends it
@@ -81,7 +81,13 @@ pub(super) fn run(up: &Up, state: &StateDirectory) -> anyhow::Result<ExitCode> {
         bail!("lab {lab:?} is running already; hint: `hauberk local down`, or another --lab");
     }
     let options = options(up, state)?;
+    let from_stdin = read_stdin(up)?;
     let made = state.create()?;
+    if let Some(manifests) = from_stdin {
+        let path = stdin_file(state);
+        std::fs::write(&path, manifests)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let attachment = if up.detach { Attachment::Detached } else { Attachment::Foreground };
     let began = Instant::now();
     let signals = Signals::install()?;
@@ -141,6 +147,9 @@ fn options(up: &Up, state: &StateDirectory) -> anyhow::Result<Options> {
         }
     }
     let whole = |path: &Path| {
+        if path.as_os_str() == "-" {
+            return Ok(stdin_file(state));
+        }
         path.canonicalize().with_context(|| format!("cannot read {}", path.display()))
     };
     let files = up.files.iter().map(|file| whole(file)).collect::<anyhow::Result<_>>()?;
@@ -170,6 +179,18 @@ fn search_path(own: &str) -> String {
         }
     }
     all.join(":")
+}
+
+/// Where manifests of standard input lie while the lab runs.
+fn stdin_file(state: &StateDirectory) -> PathBuf {
+    state.path().join("stdin.yml")
+}
+
+fn read_stdin(up: &Up) -> anyhow::Result<Option<String>> {
+    if !up.files.iter().any(|file| file.as_os_str() == "-") {
+        return Ok(None);
+    }
+    std::io::read_to_string(std::io::stdin()).context("cannot read standard input").map(Some)
 }
 
 enum Outcome {
