@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body are written one after the other; Nagle would hold the body back.
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         body = f"version {sys.argv[2]}\n".encode()
