@@ -29,6 +29,7 @@ pub mod http;
 pub mod inbound;
 pub mod io;
 pub mod listen;
+pub mod memory;
 pub mod outbound;
 pub mod run;
 pub mod settings;

@@ -22,6 +22,7 @@ use crate::{
     },
     inbound::policy::Policies,
     listen::{self, Listeners, OriginalDst},
+    memory,
     settings::Config,
     telemetry::metrics::Metrics,
     tls::Identity,
@@ -157,6 +158,7 @@ impl Proxy {
             has_identity.set_ready();
         });
 
+        tasks.spawn("memory", memory::watch(tasks.shutdown().clone()));
         tasks.spawn(
             "metrics-retention",
             forget_idle_series(Arc::clone(&metrics), Arc::clone(&config), tasks.shutdown().clone()),

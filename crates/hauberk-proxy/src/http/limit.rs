@@ -1,10 +1,13 @@
 //! How many requests may be under way.
 //!
-//! One counter per worker and direction, against `*_MAX_IN_FLIGHT`. A request beyond the limit is
-//! shed at once with 503; a [`Permit`] is held until the response has ended.
+//! One counter per worker and direction, against `*_MAX_IN_FLIGHT`. A request beyond the limit, or
+//! while memory is short ([`memory`]), is shed at once with 503; a [`Permit`] is held until the
+//! response has ended.
 
 use std::cell::Cell;
 use std::rc::Rc;
+
+use crate::memory;
 
 /// Counts requests under way.
 #[derive(Clone, Debug, Default)]
@@ -19,10 +22,10 @@ pub struct Permit {
 }
 
 impl Limit {
-    /// A place, unless `max` requests are under way.
+    /// A place, unless `max` requests are under way or memory is short.
     pub fn enter(&self, max: usize) -> Option<Permit> {
         let now = self.now.get();
-        (now < max).then(|| {
+        (now < max && !memory::is_short()).then(|| {
             self.now.set(now + 1);
             Permit { now: Rc::clone(&self.now) }
         })
