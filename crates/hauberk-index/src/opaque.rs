@@ -25,7 +25,9 @@ pub(crate) fn app_protocol(port: &ServicePort) -> AppProtocol {
     match &*port.app_protocol.to_ascii_lowercase() {
         "" => AppProtocol::Unnamed,
         "http" => AppProtocol::Http1,
-        "kubernetes.io/h2c" => AppProtocol::Http2,
+        // Kubernetes names h2c; services that carry gRPC often say so instead, those of the
+        // Gateway API's own mesh tests among them.
+        "kubernetes.io/h2c" | "grpc" => AppProtocol::Http2,
         _ => AppProtocol::Opaque,
     }
 }

@@ -15,6 +15,8 @@ pub enum HttpFilter {
     RequestHeaders(HeaderEdits),
     /// Edits response headers.
     ResponseHeaders(HeaderEdits),
+    /// Sends the request to another URL of its backend.
+    UrlRewrite(UrlRewrite),
     /// Answers 500 with this message: the route could not be understood.
     Invalid(Arc<str>),
 }
@@ -119,6 +121,15 @@ pub struct Redirect {
     pub port: Option<crate::Port>,
     /// Status of the answer, 302 unless given.
     pub status: Option<StatusCode>,
+}
+
+/// What a backend sees in place of the URL that was asked for; parts that are `None` stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UrlRewrite {
+    /// New host, without a port.
+    pub host: Option<Arc<str>>,
+    /// New path; the query stays.
+    pub path: Option<PathRewrite>,
 }
 
 /// A new path.

@@ -320,6 +320,13 @@ pub enum RouteFilter {
         #[serde(rename = "requestRedirect")]
         redirect: Redirect,
     },
+    /// Send the request to another URL of the backend.
+    #[serde(rename = "URLRewrite")]
+    UrlRewrite {
+        /// To which.
+        #[serde(rename = "urlRewrite")]
+        rewrite: UrlRewrite,
+    },
     /// A filter that the mesh does not know.
     #[serde(other)]
     Unsupported,
@@ -369,7 +376,18 @@ pub struct Redirect {
     pub status_code: Option<u16>,
 }
 
-/// How a redirect changes the path.
+/// A URL's new parts; absent ones are taken from the request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct UrlRewrite {
+    /// Host.
+    #[serde(default)]
+    pub hostname: Option<Arc<str>>,
+    /// Path.
+    #[serde(default)]
+    pub path: Option<PathModifier>,
+}
+
+/// How a redirect or a rewrite changes the path.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type")]
 pub enum PathModifier {

@@ -41,7 +41,7 @@ pub use crate::{
         HeaderValue, HttpRoute, HttpRouteMatch, HttpRouteRule, ParentRef, ParentStatus, PathMatch,
         PathMatchKind, PathModifier, Redirect, ReferenceGrant, ReferenceGrantFrom,
         ReferenceGrantSpec, ReferenceGrantTo, RouteFilter, RouteTimeouts, TcpRoute, TcpRouteRule,
-        TlsRoute, ValueMatch, ValueMatchKind,
+        TlsRoute, UrlRewrite, ValueMatch, ValueMatchKind,
     },
     invalid::{Invalid, ObjectName},
     kind::{Kind, Resource, ResourceKey},

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hauberk_model::filter::{
-    HeaderEdits, InjectGrpcFailure, InjectHttpFailure, PathRewrite, Ratio, Redirect,
+    HeaderEdits, InjectGrpcFailure, InjectHttpFailure, PathRewrite, Ratio, Redirect, UrlRewrite,
 };
 use http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
 
@@ -57,6 +57,41 @@ pub(crate) fn http_failure_from_wire(
         message: wire.message.into(),
         ratio: ratio_from_wire("HttpFailureInjector.ratio", wire.ratio)?,
     })
+}
+
+/// How the message of a failure begins that stands for a URL rewrite. What follows are words
+/// `host=NAME`, then `full=PATH` or `prefix=PATH`, which goes to the end.
+const URL_REWRITE: &str = "route rewrites URLs, which this proxy cannot do:";
+
+/// Says a URL rewrite, for which `linkerd2-proxy-api` v0.20 has no word: as a failure of every
+/// request. Proxies that know no more fail the requests of the rule, as the Gateway API asks of
+/// filters that cannot be applied, and say why (docs/decisions/0012).
+pub(crate) fn url_rewrite_to_wire(from: &UrlRewrite) -> http_route::HttpFailureInjector {
+    let mut message = URL_REWRITE.to_owned();
+    if let Some(host) = &from.host {
+        message += &format!(" host={host}");
+    }
+    match &from.path {
+        None => {}
+        Some(PathRewrite::Full(path)) => message += &format!(" full={path}"),
+        Some(PathRewrite::Prefix(path)) => message += &format!(" prefix={path}"),
+    }
+    http_failure_to_wire(&invalid_http(&message.into()))
+}
+
+/// Reads a URL rewrite, if the failure stands for one; what is not exactly as above does not.
+pub(crate) fn url_rewrite_from_wire(wire: &http_route::HttpFailureInjector) -> Option<UrlRewrite> {
+    let mut rest = wire.message.strip_prefix(URL_REWRITE)?;
+    let mut host = None;
+    if let Some(named) = rest.strip_prefix(" host=") {
+        let (name, after) = named.split_at(named.find(' ').unwrap_or(named.len()));
+        (host, rest) = (Some(name.into()), after);
+    }
+    let path = match rest.strip_prefix(" full=").map(|path| PathRewrite::Full(path.into())) {
+        Some(full) => Some(full),
+        None => rest.strip_prefix(" prefix=").map(|path| PathRewrite::Prefix(path.into())),
+    };
+    (rest.is_empty() || path.is_some()).then_some(UrlRewrite { host, path })
 }
 
 pub(crate) fn grpc_failure_to_wire(from: &InjectGrpcFailure) -> grpc_route::GrpcFailureInjector {

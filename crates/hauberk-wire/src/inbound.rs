@@ -258,6 +258,10 @@ fn http_filter_to_wire(from: &HttpFilter) -> Option<wire::http_route::Filter> {
             Kind::RequestHeaderModifier(filter::request_headers_to_wire(edits))
         }
         HttpFilter::ResponseHeaders(_) => return None,
+        // No server's route rewrites URLs; if one ever did, its requests fail.
+        HttpFilter::UrlRewrite(_) => Kind::FailureInjector(filter::http_failure_to_wire(
+            &filter::invalid_http(&filter::UNKNOWN_FILTER.into()),
+        )),
     };
     Some(wire::http_route::Filter { kind: Some(kind) })
 }

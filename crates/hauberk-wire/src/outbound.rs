@@ -324,6 +324,9 @@ fn http_filter_to_wire(from: &HttpFilter) -> wire::http_route::Filter {
         HttpFilter::ResponseHeaders(edits) => {
             Kind::ResponseHeaderModifier(filter::response_headers_to_wire(edits))
         }
+        HttpFilter::UrlRewrite(rewrite) => {
+            Kind::FailureInjector(filter::url_rewrite_to_wire(rewrite))
+        }
     };
     wire::http_route::Filter { kind: Some(kind) }
 }
@@ -332,9 +335,10 @@ fn http_filter_from_wire(wire: wire::http_route::Filter) -> Result<HttpFilter, I
     use wire::http_route::filter::Kind;
     Ok(match wire.kind {
         None => HttpFilter::Invalid(filter::UNKNOWN_FILTER.into()),
-        Some(Kind::FailureInjector(failure)) => {
-            HttpFilter::InjectFailure(filter::http_failure_from_wire(failure)?)
-        }
+        Some(Kind::FailureInjector(failure)) => match filter::url_rewrite_from_wire(&failure) {
+            Some(rewrite) => HttpFilter::UrlRewrite(rewrite),
+            None => HttpFilter::InjectFailure(filter::http_failure_from_wire(failure)?),
+        },
         Some(Kind::Redirect(redirect)) => {
             HttpFilter::Redirect(filter::redirect_from_wire(redirect)?)
         }
@@ -423,7 +427,8 @@ fn message_of_http(filter: &HttpFilter) -> Option<Arc<str>> {
         HttpFilter::Invalid(message) => Some(message.clone()),
         HttpFilter::Redirect(_)
         | HttpFilter::RequestHeaders(_)
-        | HttpFilter::ResponseHeaders(_) => None,
+        | HttpFilter::ResponseHeaders(_)
+        | HttpFilter::UrlRewrite(_) => None,
     }
 }
 

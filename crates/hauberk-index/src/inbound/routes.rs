@@ -81,9 +81,12 @@ fn http_route(
 ) -> Result<Route<hauberk_model::route::http::HttpMatch, Vec<HttpFilter>>, Unusable> {
     let rules = written.rules().iter().map(|rule| {
         let mut action = filters::http(&rule.filters)?;
+        if action.iter().any(|filter| matches!(filter, HttpFilter::UrlRewrite(_))) {
+            return Err("a server's routes cannot rewrite URLs".to_owned());
+        }
         // The wire has no such filter on this side.
         action.retain(|filter| !matches!(filter, HttpFilter::ResponseHeaders(_)));
-        let matches = rule.matches.iter().map(matches::http).collect::<Result<_, _>>()?;
+        let matches = matches::http_rule(&rule.matches)?;
         Ok(Rule { matches, action })
     });
     Ok(Route {

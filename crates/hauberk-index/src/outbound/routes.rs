@@ -61,7 +61,7 @@ fn http_route(
             retry: limits.http_retry(),
             allow_l5d_request_headers: derivation.config.allow_l5d_request_headers,
         };
-        let matches = rule.matches.iter().map(matches::http).collect::<Result<_, _>>()?;
+        let matches = matches::http_rule(&rule.matches)?;
         rules.push(Rule { matches, action });
     }
     Ok(Route { hosts: matches::hosts(written.hostnames()), rules })

@@ -6,10 +6,10 @@
 use super::Unusable;
 use hauberk_model::{
     Port,
-    filter::{GrpcFilter, HeaderEdits, HttpFilter, PathRewrite, Redirect},
+    filter::{GrpcFilter, HeaderEdits, HttpFilter, PathRewrite, Redirect, UrlRewrite},
 };
 use hauberk_resources::{HeaderModifier, PathModifier, RouteFilter};
-use http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
+use http::{HeaderName, HeaderValue, StatusCode, uri::Authority, uri::Scheme};
 
 const UNSUPPORTED: &str = "a filter of this type is not supported";
 
@@ -24,6 +24,9 @@ pub(crate) fn http(written: &[RouteFilter]) -> Result<Vec<HttpFilter>, Unusable>
         RouteFilter::RequestRedirect { redirect: written } => {
             Ok(HttpFilter::Redirect(redirect(written)?))
         }
+        RouteFilter::UrlRewrite { rewrite: written } => {
+            Ok(HttpFilter::UrlRewrite(url_rewrite(written)?))
+        }
         RouteFilter::Unsupported => Err(UNSUPPORTED.to_owned()),
     });
     filters.collect()
@@ -37,9 +40,9 @@ pub(crate) fn grpc(written: &[RouteFilter]) -> Result<Vec<GrpcFilter>, Unusable>
             Some(edits(written).map(GrpcFilter::RequestHeaders))
         }
         RouteFilter::ResponseHeaderModifier { .. } => None,
-        RouteFilter::RequestRedirect { .. } | RouteFilter::Unsupported => {
-            Some(Err(UNSUPPORTED.to_owned()))
-        }
+        RouteFilter::RequestRedirect { .. }
+        | RouteFilter::UrlRewrite { .. }
+        | RouteFilter::Unsupported => Some(Err(UNSUPPORTED.to_owned())),
     });
     filters.collect()
 }
@@ -67,16 +70,6 @@ fn redirect(written: &hauberk_resources::Redirect) -> Result<Redirect, Unusable>
         .scheme
         .as_deref()
         .map(|scheme| scheme.parse::<Scheme>().map_err(|_| format!("'{scheme}' is no scheme")));
-    let path = match &written.path {
-        None => None,
-        Some(PathModifier::ReplaceFullPath { path }) if !path.starts_with('/') => {
-            return Err(format!("path '{path}' does not begin with '/'"));
-        }
-        Some(PathModifier::ReplaceFullPath { path }) => Some(PathRewrite::Full(path.clone())),
-        Some(PathModifier::ReplacePrefixMatch { prefix }) => {
-            Some(PathRewrite::Prefix(prefix.clone()))
-        }
-    };
     let status = written.status_code.map(|code| {
         let status = StatusCode::from_u16(code).ok().filter(StatusCode::is_redirection);
         status.ok_or_else(|| format!("{code} is no status of a redirect"))
@@ -84,8 +77,29 @@ fn redirect(written: &hauberk_resources::Redirect) -> Result<Redirect, Unusable>
     Ok(Redirect {
         scheme: scheme.transpose()?,
         host: written.hostname.clone(),
-        path,
+        path: written.path.as_ref().map(path).transpose()?,
         port: written.port.and_then(Port::new),
         status: status.transpose()?,
     })
+}
+
+fn url_rewrite(written: &hauberk_resources::UrlRewrite) -> Result<UrlRewrite, Unusable> {
+    if let Some(host) = &written.hostname {
+        let authority = host.parse::<Authority>();
+        if !authority.is_ok_and(|authority| authority.host() == &**host) {
+            return Err(format!("'{host}' is no host name"));
+        }
+    }
+    let path = written.path.as_ref().map(path).transpose()?;
+    Ok(UrlRewrite { host: written.hostname.clone(), path })
+}
+
+fn path(written: &PathModifier) -> Result<PathRewrite, Unusable> {
+    match written {
+        PathModifier::ReplaceFullPath { path } if !path.starts_with('/') => {
+            Err(format!("path '{path}' does not begin with '/'"))
+        }
+        PathModifier::ReplaceFullPath { path } => Ok(PathRewrite::Full(path.clone())),
+        PathModifier::ReplacePrefixMatch { prefix } => Ok(PathRewrite::Prefix(prefix.clone())),
+    }
 }

@@ -18,14 +18,27 @@ pub(crate) fn hosts(written: &[Arc<str>]) -> Vec<HostMatch> {
     written.iter().map(|host| HostMatch::parse(host)).collect()
 }
 
-pub(crate) fn http(written: &HttpRouteMatch) -> Result<HttpMatch, Unusable> {
-    let path = written.path.as_ref().map(path).transpose()?;
+/// The matches of an HTTP rule. Where no path is named, every path is meant; a Kubernetes API fills
+/// that in, a directory does not, and preference among rules depends on it (Gateway API v1,
+/// `HTTPRouteMatch.path`).
+pub(crate) fn http_rule(written: &[HttpRouteMatch]) -> Result<Vec<HttpMatch>, Unusable> {
+    match written {
+        [] => Ok(vec![HttpMatch {
+            path: Some(PathMatch::Prefix("/".into())),
+            ..HttpMatch::default()
+        }]),
+        some => some.iter().map(http).collect(),
+    }
+}
+
+fn http(written: &HttpRouteMatch) -> Result<HttpMatch, Unusable> {
+    let path = written.path.as_ref().map_or(Ok(PathMatch::Prefix("/".into())), path);
     let method = written
         .method
         .as_deref()
         .map(|method| method.parse().map_err(|_| format!("'{method}' is no HTTP method")));
     Ok(HttpMatch {
-        path,
+        path: Some(path?),
         headers: written.headers.iter().map(header).collect::<Result<_, _>>()?,
         query: written.query_params.iter().map(query).collect::<Result<_, _>>()?,
         method: method.transpose()?,

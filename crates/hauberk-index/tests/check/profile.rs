@@ -65,6 +65,7 @@ fn the_application_protocol_beats_the_annotation() {
     };
     check(&with("http"), BY_IP, WEB);
     check(&with("kubernetes.io/h2c"), BY_IP, WEB);
+    check(&with("grpc"), BY_IP, WEB);
     check(&with("linkerd.io/opaque"), BY_IP, &opaque);
 }
 

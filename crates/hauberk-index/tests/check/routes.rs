@@ -42,7 +42,7 @@ const DEFAULT: &str = "http http []
     to web.ns.svc.cluster.local:80 (Service ns/web:80)";
 
 fn to_itself(name: &str) -> String {
-    format!("http HTTPRoute ns/{name} []\n{TO_WEB}")
+    format!("http HTTPRoute ns/{name} []\n/*\n{TO_WEB}")
 }
 
 #[test]
@@ -78,6 +78,39 @@ fn matches_filters_and_weights_are_understood() {
 }
 
 #[test]
+fn a_match_without_a_path_is_for_every_path() {
+    let spec = "rules: [{matches: [{headers: [{name: a, value: b}]}, {method: GET}]}, {}]";
+    check(
+        &(SERVICE.to_owned() + &http("r", spec)),
+        BY_IP,
+        &detected(&format!(
+            "http HTTPRoute ns/r []\n/* Exact(\"a\", \"b\") | GET /*\n{TO_WEB}\n/*\n{TO_WEB}"
+        )),
+    );
+}
+
+#[test]
+fn urls_are_rewritten_towards_services_only() {
+    let rewrite = |parts: &str| {
+        format!("rules: [{{filters: [{{type: URLRewrite, urlRewrite: {{{parts}}}}}]}}]")
+    };
+    let path = "path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}";
+    check(
+        &(SERVICE.to_owned() + &http("r", &rewrite(&format!("hostname: a.org, {path}")))),
+        BY_IP,
+        &detected(&format!(
+            "{}\nUrlRewrite(UrlRewrite {{ host: Some(\"a.org\"), path: Some(Prefix(\"/new\")) }})",
+            to_itself("r")
+        )),
+    );
+    let unusable =
+        ["hostname: 'a.org:80'", "path: {type: ReplaceFullPath, replaceFullPath: no-slash}"];
+    for bad in unusable.map(rewrite) {
+        check(&(SERVICE.to_owned() + &http("r", &bad)), BY_IP, &detected(DEFAULT));
+    }
+}
+
+#[test]
 fn a_route_with_a_part_that_cannot_be_used_is_left_out_alone() {
     let good = http("good", "rules: [{}]");
     for bad in [
@@ -101,7 +134,7 @@ fn a_backend_that_cannot_be_used_fails_its_share_of_requests() {
         check(
             &(SERVICE.to_owned() + &http("r", &spec)),
             BY_IP,
-            &detected(&format!("http HTTPRoute ns/r []\n1 {TO_WEB}\n{expect}")),
+            &detected(&format!("http HTTPRoute ns/r []\n/*\n1 {TO_WEB}\n{expect}")),
         );
     };
     check("name: gone, port: 80", "1 to invalid: Service not found gone (default invalid gone)");
@@ -129,7 +162,7 @@ fn a_backend_may_be_in_another_namespace_and_defaults_to_the_routes_own() {
     check(
         &(SERVICE.to_owned() + &other + &http("r", spec)),
         BY_IP,
-        &detected(&format!("http HTTPRoute ns/r []\n{there}")),
+        &detected(&format!("http HTTPRoute ns/r []\n/*\n{there}")),
     );
     // A consumer's route: the service without a namespace is the consumer's own.
     let consumer = http(
@@ -140,7 +173,7 @@ fn a_backend_may_be_in_another_namespace_and_defaults_to_the_routes_own() {
     check(
         &(SERVICE.to_owned() + &other + &consumer),
         &format!("{BY_IP} in other"),
-        &detected(&format!("http HTTPRoute other/r []\n{there}")),
+        &detected(&format!("http HTTPRoute other/r []\n/*\n{there}")),
     );
 }
 
@@ -243,6 +276,8 @@ fn the_application_protocol_decides_which_routes_are_used() {
     check(&(with("kubernetes.io/h2c") + &http("r", rules)), BY_IP, &http2);
     let as_grpc = format!("Service ns/web:80: grpc\ngrpc GRPCRoute ns/r\n[]\n{TO_WEB}");
     check(&(with("kubernetes.io/h2c") + &grpc("r", rules)), BY_IP, &as_grpc);
+    check(&(with("grpc") + &grpc("r", rules)), BY_IP, &as_grpc);
+    check(&(with("grpc") + &http("r", rules)), BY_IP, &http2);
     let opaque = format!("Service ns/web:80: opaque\n{OPAQ}");
     check(&(with("linkerd.io/opaque") + &http("r", rules)), BY_IP, &opaque);
 }
@@ -386,7 +421,8 @@ fn a_route_names_servers_of_its_own_namespace_as_a_whole() {
     )
     .replace("namespace: ns}\nspec", "namespace: other}\nspec");
     check(&(pod.clone() + SERVER + &foreign), INBOUND, by_default);
-    let unsupported = on_server(TO_SERVER, "rules: [{filters: [{type: URLRewrite}]}]");
+    let unsupported =
+        on_server(TO_SERVER, "rules: [{filters: [{type: URLRewrite, urlRewrite: {}}]}]");
     check(&(pod + SERVER + &unsupported), INBOUND, by_default);
 }
 

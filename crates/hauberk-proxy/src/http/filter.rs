@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use hauberk_model::filter::{GrpcFilter, HeaderEdits, HttpFilter, PathRewrite, Ratio, Redirect};
+use hauberk_model::filter::{
+    GrpcFilter, HeaderEdits, HttpFilter, PathRewrite, Ratio, Redirect, UrlRewrite,
+};
 use hauberk_model::route::http::PathMatch;
 use http::header::{HOST, LOCATION};
 use http::request::Parts;
-use http::uri::Scheme;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 
 use super::answer::{self, Manner};
 use super::body::Body;
@@ -37,6 +39,8 @@ pub enum Filter {
     RequestHeaders(HeaderEdits),
     /// Edits response headers.
     ResponseHeaders(HeaderEdits),
+    /// Sends the request to another URL of its backend.
+    UrlRewrite(UrlRewrite),
     /// The route could not be understood.
     Invalid(Arc<str>),
 }
@@ -57,6 +61,7 @@ impl From<&HttpFilter> for Filter {
             HttpFilter::Redirect(redirect) => Filter::Redirect(redirect.clone()),
             HttpFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
             HttpFilter::ResponseHeaders(edits) => Filter::ResponseHeaders(edits.clone()),
+            HttpFilter::UrlRewrite(rewrite) => Filter::UrlRewrite(rewrite.clone()),
             HttpFilter::Invalid(message) => Filter::Invalid(Arc::clone(message)),
         }
     }
@@ -108,6 +113,12 @@ pub fn apply(
                 }
             }
             Filter::Redirect(redirect) => return redirected(redirect, request, matched, manner),
+            Filter::UrlRewrite(rewrite) => {
+                if rewrite_url(rewrite, request, matched).is_none() {
+                    let why = "rewrite does not make a valid URL".into();
+                    return Verdict::Fail(Failure::us(What::InvalidPolicy(why)));
+                }
+            }
             Filter::Invalid(why) => {
                 return Verdict::Fail(Failure::us(What::InvalidPolicy(Arc::clone(why))));
             }
@@ -163,14 +174,49 @@ fn location(
     let is_usual = matches!((scheme.as_str(), port), ("http", Some(80)) | ("https", Some(443)));
     let path = match &redirect.path {
         None => request.uri.path().to_owned(),
-        Some(PathRewrite::Full(full)) => full.to_string(),
-        Some(rewrite) => {
-            rewrite.apply(request.uri.path(), matched.unwrap_or(&PathMatch::Prefix("/".into())))
-        }
+        Some(rewrite) => rewritten(rewrite, request.uri.path(), matched),
     };
     let query = request.uri.query().map_or(String::new(), |query| format!("?{query}"));
     let port = port.filter(|_| !is_usual).map_or(String::new(), |port| format!(":{port}"));
     HeaderValue::from_str(&format!("{scheme}://{host}{port}{path}{query}")).ok()
+}
+
+/// A rule without a path match has matched every path.
+fn rewritten(rewrite: &PathRewrite, path: &str, matched: Option<&PathMatch>) -> String {
+    match (rewrite, matched) {
+        (PathRewrite::Full(full), _) => full.to_string(),
+        (PathRewrite::Prefix(_), Some(matched)) => rewrite.apply(path, matched),
+        (PathRewrite::Prefix(_), None) => rewrite.apply(path, &PathMatch::Prefix("/".into())),
+    }
+}
+
+/// Puts the new parts in; none if that makes no URL. The query stays, and so does the port of no
+/// host: the new host stands alone (Gateway API v1, `HTTPURLRewriteFilter.hostname`).
+fn rewrite_url(
+    rewrite: &UrlRewrite,
+    request: &mut Parts,
+    matched: Option<&PathMatch>,
+) -> Option<()> {
+    let mut parts = request.uri.clone().into_parts();
+    if let Some(path) = &rewrite.path {
+        let mut target = rewritten(path, request.uri.path(), matched);
+        if let Some(query) = request.uri.query() {
+            target.push('?');
+            target.push_str(query);
+        }
+        parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
+    }
+    if let Some(host) = &rewrite.host {
+        if parts.authority.is_some() {
+            parts.authority = Some(Authority::try_from(&**host).ok()?);
+        }
+        // HTTP/2 names the host in its own place; a host header beside it has to agree.
+        if request.version <= http::Version::HTTP_11 || request.headers.contains_key(HOST) {
+            request.headers.insert(HOST, HeaderValue::from_str(host).ok()?);
+        }
+    }
+    request.uri = Uri::from_parts(parts).ok()?;
+    Some(())
 }
 
 #[cfg(test)]
@@ -204,6 +250,37 @@ mod tests {
         let full = Some(PathRewrite::Full("/y".into()));
         let host = Some("other".into());
         check(Redirect { path: full, host, ..nothing() }, "h", "http://other/y?q=1");
+    }
+
+    #[test]
+    fn rewrites_change_what_they_name_and_nothing_else() {
+        let check = |rewrite: UrlRewrite, uri: &str, expect: (&str, &str)| {
+            let mut request = request(uri, "h:8080");
+            let matched = PathMatch::Prefix("/a".into());
+            let filter = [Filter::UrlRewrite(rewrite)];
+            let verdict = apply(&filter, &mut request, Some(&matched), MANNER, || 0.0);
+            assert!(matches!(verdict, Verdict::Pass), "{verdict:?}");
+            let host = request.headers[HOST].to_str().unwrap().to_owned();
+            assert_eq!((request.uri.to_string().as_str(), host.as_str()), expect);
+        };
+        let path = |path| UrlRewrite { host: None, path: Some(path) };
+        check(path(PathRewrite::Prefix("/x".into())), "/a/b?q=1", ("/x/b?q=1", "h:8080"));
+        check(path(PathRewrite::Prefix("/".into())), "/a", ("/", "h:8080"));
+        check(path(PathRewrite::Full("/y".into())), "/a/b?q=1", ("/y?q=1", "h:8080"));
+        let host = UrlRewrite { host: Some("o.org".into()), path: None };
+        check(host.clone(), "/a/b", ("/a/b", "o.org"));
+        check(host, "http://h:8080/a/b", ("http://o.org/a/b", "o.org"));
+        check(UrlRewrite::default(), "/a?b", ("/a?b", "h:8080"));
+    }
+
+    #[test]
+    fn a_rewrite_that_makes_no_url_fails_the_request() {
+        let full = UrlRewrite { host: None, path: Some(PathRewrite::Full("no path".into())) };
+        let filter = [Filter::UrlRewrite(full)];
+        let mut request = request("/a", "h");
+        let verdict = apply(&filter, &mut request, None, MANNER, || 0.0);
+        assert!(matches!(verdict, Verdict::Fail(_)), "{verdict:?}");
+        assert_eq!(request.uri, "/a", "the request is as it was");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
-use hauberk_model::filter::{HttpFilter, TcpFilter};
+use hauberk_model::filter::{HttpFilter, PathRewrite, TcpFilter, UrlRewrite};
 use hauberk_model::outbound::{
     Backend, BackendTarget, Distribution, GrpcPolicy, GrpcRoute, HttpPolicy, HttpRoute, Load,
     OpaqueRoute, OutboundProtocol, PeakEwma, Queue, RouteBackend, RuleAction, TlsRoute,
@@ -239,6 +239,37 @@ fn a_filter_of_an_unknown_kind_spoils_its_rule_only() {
     let OutboundProtocol::Http1(http) = policy.protocol else { panic!("HTTP/1") };
     let filters = &http.routes[0].route.rules[0].action.filters;
     assert!(matches!(filters[..], [HttpFilter::Invalid(_)]), "{filters:?}");
+}
+
+#[test]
+fn a_url_rewrite_is_a_failure_to_proxies_that_know_no_more() {
+    use api::outbound::http_route::filter::Kind;
+    // These words are spoken between releases (docs/decisions/0012).
+    let words = "route rewrites URLs, which this proxy cannot do:";
+    let check = |rest: &str, expect: Option<UrlRewrite>| {
+        let injector = api::http_route::HttpFailureInjector {
+            status: 500,
+            message: format!("{words}{rest}"),
+            ratio: None,
+        };
+        let wire = with_filter(Some(Kind::FailureInjector(injector)));
+        let policy = outbound::from_wire(wire).expect("the policy is understood");
+        let OutboundProtocol::Http1(http) = policy.protocol else { panic!("HTTP/1") };
+        match (&http.routes[0].route.rules[0].action.filters[..], expect) {
+            ([HttpFilter::UrlRewrite(seen)], Some(expect)) => assert_eq!(*seen, expect),
+            ([HttpFilter::InjectFailure(_)], None) => {}
+            other => panic!("{rest}: {other:?}"),
+        }
+    };
+    let host = || Some("a.org".into());
+    check(" host=a.org", Some(UrlRewrite { host: host(), path: None }));
+    let path = Some(PathRewrite::Prefix("/a b".into()));
+    check(" host=a.org prefix=/a b", Some(UrlRewrite { host: host(), path }));
+    check(" full=/a", Some(UrlRewrite { host: None, path: Some(PathRewrite::Full("/a".into())) }));
+    check("", Some(UrlRewrite::default()));
+    for other in [" ", " host", " host=a.org ", " host=a.org query=b", "full=/a", " prefix"] {
+        check(other, None);
+    }
 }
 
 #[test]

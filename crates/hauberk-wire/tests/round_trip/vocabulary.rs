@@ -8,7 +8,7 @@ use hauberk_model::backoff::Backoff;
 use hauberk_model::endpoints::{EndpointTls, Http2Params, KeepAlive, Labels, ProtocolHint};
 use hauberk_model::filter::{
     GrpcFilter, HeaderEdits, HttpFilter, InjectGrpcFailure, InjectHttpFailure, PathRewrite, Ratio,
-    Redirect,
+    Redirect, UrlRewrite,
 };
 use hauberk_model::meta::ResourceMeta;
 use hauberk_model::name::Authority;
@@ -182,13 +182,20 @@ fn ratio() -> impl Strategy<Value = Ratio> {
     (any::<u32>(), 1u32..).prop_map(|(numerator, denominator)| Ratio { numerator, denominator })
 }
 
+fn path_rewrite() -> impl Strategy<Value = PathRewrite> {
+    prop_oneof![text().prop_map(PathRewrite::Full), text().prop_map(PathRewrite::Prefix)]
+}
+
 fn redirect() -> impl Strategy<Value = Redirect> {
     let scheme = prop_oneof![Just(Scheme::HTTP), Just(Scheme::HTTPS)];
-    let path =
-        prop_oneof![text().prop_map(PathRewrite::Full), text().prop_map(PathRewrite::Prefix)];
-    (of(scheme), of(text()), of(path), of(port()), of(status())).prop_map(
+    (of(scheme), of(text()), of(path_rewrite()), of(port()), of(status())).prop_map(
         |(scheme, host, path, port, status)| Redirect { scheme, host, path, port, status },
     )
+}
+
+fn url_rewrite() -> impl Strategy<Value = UrlRewrite> {
+    (of(host().prop_map(Into::into)), of(path_rewrite()))
+        .prop_map(|(host, path)| UrlRewrite { host, path })
 }
 
 pub(crate) fn inbound_http_filter() -> impl Strategy<Value = HttpFilter> {
@@ -202,7 +209,11 @@ pub(crate) fn inbound_http_filter() -> impl Strategy<Value = HttpFilter> {
 }
 
 pub(crate) fn http_filter() -> impl Strategy<Value = HttpFilter> {
-    prop_oneof![inbound_http_filter(), header_edits().prop_map(HttpFilter::ResponseHeaders)]
+    prop_oneof![
+        inbound_http_filter(),
+        header_edits().prop_map(HttpFilter::ResponseHeaders),
+        url_rewrite().prop_map(HttpFilter::UrlRewrite),
+    ]
 }
 
 pub(crate) fn grpc_filter() -> impl Strategy<Value = GrpcFilter> {
