@@ -4,15 +4,20 @@
 //! run shows everything.
 
 mod deps;
+mod licences;
 mod requirements;
 mod text;
+mod unused;
 
 use anyhow::bail;
 use std::path::Path;
 
 /// Runs all checks.
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
-    let mut findings = deps::check(root)?;
+    let metadata = deps::metadata(root)?;
+    let mut findings = deps::check(root, &metadata)?;
+    findings.extend(licences::check(&metadata));
+    findings.extend(unused::check(&metadata)?);
     findings.extend(text::check(root)?);
     findings.extend(requirements::check(root)?);
     for finding in &findings {

@@ -59,15 +59,15 @@ const BANNED: &[(&str, &[&str])] = &[
 ];
 
 /// All findings.
-pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
-    let metadata = metadata(root)?;
-    let graph = Graph::new(&metadata)?;
+pub(crate) fn check(root: &Path, metadata: &Value) -> anyhow::Result<Vec<String>> {
+    let graph = Graph::new(metadata)?;
     let mut findings = graph.unlisted_arrows();
     findings.extend(banned(root)?);
     Ok(findings)
 }
 
-fn metadata(root: &Path) -> anyhow::Result<Value> {
+/// What cargo knows of all packages.
+pub(crate) fn metadata(root: &Path) -> anyhow::Result<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--filter-platform=x86_64-unknown-linux-gnu"])
         .current_dir(root)
