@@ -16,6 +16,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod budget;
 pub mod classify;
 pub mod client;
 pub mod exchange;
@@ -23,9 +24,13 @@ pub mod failure;
 pub mod filter;
 pub mod headers;
 pub mod limit;
+pub mod limits;
 pub mod orig_proto;
+pub mod overrides;
 pub mod pool;
 pub mod refuse;
+pub mod replay;
+pub mod retries;
 pub mod routes;
 pub mod server;
 pub mod upgrade;

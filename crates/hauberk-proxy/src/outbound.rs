@@ -14,6 +14,7 @@
 pub mod backend;
 pub mod discover;
 pub mod opaque;
+pub mod persist;
 pub mod request;
 pub mod retry;
 pub mod tls;

@@ -1,27 +1,32 @@
 //! Message bodies as one closed enum; nothing is boxed per frame and nothing is buffered.
 //!
-//! Requests travel as [`Body::Incoming`]. Responses travel as [`Body::Observed`], which tells an
+//! Requests travel as [`Body::Incoming`], or as [`Body::Tracked`] where a limit of time or a retry
+//! depends on how far they have come. Responses travel as [`Body::Observed`], which tells an
 //! [`End`] what happens on the way: the first frame (load estimate), the end with its trailers
 //! (classification, metrics, breaker) or the break. The end is told exactly once, also when the
 //! body is dropped early because the client went away.
 //!
-//! A response that has a deadline breaks off when it comes.
+//! A response that has limits of time breaks off when one comes.
 //!
 //! A gRPC response that breaks off in the middle ends in trailers with a code instead of a reset,
 //! so that clients see a status (linkerd2-proxy v2 does the same).
 
+use std::collections::VecDeque;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::classify::{Break, Class};
 use super::client::broken;
 use super::exchange::End;
+use super::limits::{Limit, Progress, Timer};
+use super::replay::{ReadError, Reader};
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +35,12 @@ pub enum BodyError {
     /// with, so this one is kept.
     #[error("the sender of the body failed")]
     Sender(#[source] hyper::Error),
-    /// The deadline of the response came.
-    #[error("response deadline reached")]
-    Timeout,
+    /// A limit of time came.
+    #[error("{}", .0.text())]
+    Timeout(Limit),
+    /// The request is being sent again; this sending of it is over.
+    #[error("another attempt has begun")]
+    Superseded,
 }
 
 impl From<hyper::Error> for BodyError {
@@ -49,29 +57,54 @@ pub enum Body {
     Empty,
     /// Passed on as it comes.
     Incoming(Incoming),
+    /// A request body whose progress matters to somebody. Boxed, since it is rare.
+    Tracked(Box<Tracked>),
     /// A response body whose end matters to somebody. Boxed, since messages are moved often.
     Observed(Box<Observed>),
 }
 
+/// A request body that tells how far it has come.
+#[derive(Debug)]
+pub struct Tracked {
+    /// Where it comes from.
+    pub source: Source,
+    /// Who is told.
+    pub progress: Rc<Progress>,
+}
+
+/// Where a tracked request body comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// The client, directly.
+    Incoming(Incoming),
+    /// What is kept of it, and then the client.
+    Replay(Reader),
+}
+
+/// Frames of a response that were read before it was decided what becomes of it.
+pub type Held = VecDeque<Result<Frame<Bytes>, hyper::Error>>;
+
 /// A response body with what waits for its end.
 #[derive(Debug)]
 pub struct Observed {
+    held: Held,
     inner: Incoming,
     end: Option<End>,
     seen_frame: bool,
-    deadline: Option<Pin<Box<Sleep>>>,
+    timer: Option<Box<Timer>>,
 }
 
 impl Body {
-    /// A response body that tells `end` how it went, and breaks off at `deadline`. A body that is
-    /// empty already has ended.
-    pub fn observed(inner: Incoming, end: End, deadline: Option<Instant>) -> Self {
-        if http_body::Body::is_end_stream(&inner) {
+    /// A response body that tells `end` how it went, and breaks off when `timer` says so. A body
+    /// that is empty already has ended. `held` are frames that were read of it before.
+    pub fn observed(inner: Incoming, held: Held, end: End, timer: Option<Timer>) -> Self {
+        if held.is_empty() && http_body::Body::is_end_stream(&inner) {
             end.finish(None);
             return Body::Empty;
         }
-        let deadline = deadline.map(|at| Box::pin(sleep_until(at)));
-        Body::Observed(Box::new(Observed { inner, end: Some(end), seen_frame: false, deadline }))
+        let timer = timer.map(Box::new);
+        let end = Some(end);
+        Body::Observed(Box::new(Observed { held, inner, end, seen_frame: false, timer }))
     }
 }
 
@@ -88,6 +121,7 @@ impl http_body::Body for Body {
             Body::Incoming(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)))
             }
+            Body::Tracked(tracked) => tracked.poll_frame(cx),
             Body::Observed(observed) => observed.poll_frame(cx),
         }
     }
@@ -96,7 +130,8 @@ impl http_body::Body for Body {
         match self {
             Body::Empty => true,
             Body::Incoming(incoming) => incoming.is_end_stream(),
-            Body::Observed(observed) => observed.inner.is_end_stream(),
+            Body::Tracked(tracked) => tracked.source.is_end_stream(),
+            Body::Observed(observed) => observed.held.is_empty() && observed.inner.is_end_stream(),
         }
     }
 
@@ -104,8 +139,47 @@ impl http_body::Body for Body {
         match self {
             Body::Empty => SizeHint::with_exact(0),
             Body::Incoming(incoming) => incoming.size_hint(),
-            Body::Observed(observed) => observed.inner.size_hint(),
+            Body::Tracked(tracked) => match &tracked.source {
+                Source::Incoming(incoming) => incoming.size_hint(),
+                Source::Replay(reader) => reader.size_hint(),
+            },
+            Body::Observed(observed) => observed.size_hint(),
         }
+    }
+}
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
+            Source::Replay(reader) => reader.is_end_stream(),
+        }
+    }
+}
+
+impl Tracked {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.source {
+            Source::Incoming(incoming) => {
+                ready!(http_body::Body::poll_frame(Pin::new(incoming), cx))
+                    .map(|frame| frame.map_err(BodyError::from))
+            }
+            Source::Replay(reader) => ready!(reader.poll_frame(cx)).map(|frame| {
+                frame.map_err(|error| match error {
+                    ReadError::Sender(error) => BodyError::Sender(error),
+                    ReadError::Superseded => BodyError::Superseded,
+                })
+            }),
+        };
+        let now = Instant::now();
+        self.progress.moved(now);
+        if frame.is_none() || self.source.is_end_stream() {
+            self.progress.sent(now);
+        }
+        Poll::Ready(frame)
     }
 }
 
@@ -114,15 +188,17 @@ impl Observed {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = http_body::Body::poll_frame(Pin::new(&mut self.inner), cx);
-        if polled.is_pending()
-            && let Some(deadline) = &mut self.deadline
+        if let Some(timer) = &mut self.timer
             && self.end.is_some()
+            && let Poll::Ready(limit) = timer.poll(cx)
         {
-            ready!(deadline.as_mut().poll(cx));
-            return Poll::Ready(Some(self.break_off(Break::Timeout, BodyError::Timeout)));
+            let error = BodyError::Timeout(limit);
+            return Poll::Ready(Some(self.break_off(Break::Timeout(limit), error)));
         }
-        let polled = ready!(polled);
+        let polled = match self.held.pop_front() {
+            Some(held) => Some(held),
+            None => ready!(http_body::Body::poll_frame(Pin::new(&mut self.inner), cx)),
+        };
         let Some(end) = &mut self.end else {
             // The end has been told; a broken gRPC stream has had its trailers.
             return Poll::Ready(polled.filter(Result::is_ok).map(|frame| Ok(frame?)));
@@ -133,9 +209,12 @@ impl Observed {
                     self.seen_frame = true;
                     end.first_frame();
                 }
+                if let Some(timer) = &self.timer {
+                    timer.moved();
+                }
                 if let Some(trailers) = frame.trailers_ref() {
                     self.finish(Some(trailers));
-                } else if http_body::Body::is_end_stream(&self.inner) {
+                } else if self.held.is_empty() && http_body::Body::is_end_stream(&self.inner) {
                     self.finish(None);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -149,6 +228,19 @@ impl Observed {
                 Poll::Ready(None)
             }
         }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = http_body::Body::size_hint(&self.inner);
+        let held = self.held.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref());
+        let held: u64 = held.map(|data| data.len() as u64).sum();
+        if held > 0 {
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper + held);
+            }
+            hint.set_lower(hint.lower() + held);
+        }
+        hint
     }
 
     /// Ends the body early: gRPC by a status, anything else by an error.
@@ -177,7 +269,7 @@ impl Drop for Observed {
 /// Trailers that end a broken gRPC response.
 fn status_trailers(how: Break) -> Frame<Bytes> {
     let (code, message) = match how {
-        Break::Timeout => ("4", "timeout"),
+        Break::Timeout(limit) => ("4", limit.text()),
         Break::Reset(h2::Reason::CANCEL) => ("1", "stream cancelled"),
         Break::Reset(h2::Reason::REFUSED_STREAM) => ("14", "stream refused"),
         Break::Reset(_) => ("13", "stream reset"),

@@ -7,6 +7,8 @@
 
 use http::{HeaderMap, StatusCode};
 
+use super::limits::Limit;
+
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -31,7 +33,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
     /// A limit of time was reached.
-    Timeout,
+    Timeout(Limit),
     /// HTTP/2 said why.
     Reset(h2::Reason),
     /// Anything else.

@@ -517,7 +517,7 @@ fn sent_error(error: TrySendError<Request<Body>>) -> SendError {
     let error = error.into_error();
     match broken(&error) {
         Break::Reset(_) => SendError::Reset(error),
-        Break::Timeout | Break::Unclassified => SendError::Broken(io_failure(error)),
+        Break::Timeout(_) | Break::Unclassified => SendError::Broken(io_failure(error)),
     }
 }
 
@@ -538,5 +538,5 @@ pub fn broken(error: &hyper::Error) -> Break {
         }
         source = error.source();
     }
-    if error.is_timeout() { Break::Timeout } else { Break::Unclassified }
+    Break::Unclassified
 }

@@ -24,6 +24,8 @@ pub type Routes = [Option<Rc<RouteSeries>>; 2];
 pub struct End {
     /// When the request's headers arrived.
     pub began: Instant,
+    /// When the attempt began that this is the response of.
+    pub attempted: Instant,
     /// The response's status.
     pub status: StatusCode,
     /// What the head said about success.
@@ -36,8 +38,8 @@ pub struct End {
     pub lease: Lease<Client>,
     /// The connection in use, if it can be used again.
     pub keep: Keep,
-    /// The request's place among those under way.
-    pub permit: Permit,
+    /// The request's place among those under way; none if another attempt follows.
+    pub permit: Option<Permit>,
 }
 
 impl End {
@@ -72,10 +74,15 @@ impl End {
         let now = Instant::now();
         self.lease.responded(now);
         self.lease.judge(outcome(class), now);
-        let latency = now.saturating_duration_since(self.began);
-        self.series.response(Some(self.status), class, latency);
-        for route in self.routes.iter().flatten() {
-            route.response(self.status, class, latency);
+        let of_attempt = now.saturating_duration_since(self.attempted);
+        self.series.response(Some(self.status), class, of_attempt);
+        let [route, backend] = &self.routes;
+        if let Some(route) = route {
+            let of_request = now.saturating_duration_since(self.began);
+            route.response(self.status, class, of_request);
+        }
+        if let Some(backend) = backend {
+            backend.response(self.status, class, of_attempt);
         }
     }
 }

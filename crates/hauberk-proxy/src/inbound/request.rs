@@ -40,7 +40,7 @@ use crate::balance::{self, Balancer};
 use crate::connection::{Direction, Facts};
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
-use crate::http::body::Body;
+use crate::http::body::{Body, Held};
 use crate::http::classify::Pending;
 use crate::http::client::Client;
 use crate::http::exchange::End;
@@ -230,7 +230,7 @@ impl Connection {
         self.application.used.set(began);
         let series = Some(&counters.series);
         let patience = balancer.settings().queue.failfast_timeout;
-        let attempt = Attempt { balancer, series, required: None, began, patience };
+        let attempt = Attempt { balancer, series, required: None, began, patience, limits: None };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let sent = attempt.send(worker, request).await;
         let sent = sent.inspect_err(|why| counters.of_route.failed(why.name(), began.elapsed()));
@@ -242,6 +242,7 @@ impl Connection {
             Unanswered::Refused(balance::Refusal::Full) => Failure::us(What::Shed).into(),
             Unanswered::Failed(failure) => Refused::Failed(failure),
             Unanswered::Reset(error) => Refused::Reset(error),
+            Unanswered::Late(limit) => Failure::peer(What::Timeout(limit.text())).into(),
         })?;
 
         let (mut parts, body) = sent.answer.response.into_parts();
@@ -254,15 +255,16 @@ impl Connection {
         }
         let end = End {
             began,
+            attempted: began,
             status: parts.status,
             pending: Pending::new(manner.grpc, parts.status, &parts.headers),
             series: sent.series,
             routes: [Some(Rc::clone(&counters.of_route)), None],
             lease: sent.lease,
             keep: sent.answer.keep,
-            permit,
+            permit: Some(permit),
         };
-        Ok(Response::from_parts(parts, Body::observed(body, end, None)))
+        Ok(Response::from_parts(parts, Body::observed(body, Held::new(), end, None)))
     }
 
     /// The compiled policy in force now; usually the one of the last request.

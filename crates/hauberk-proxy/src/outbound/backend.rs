@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_model::failure_accrual::FailureAccrual;
 use hauberk_model::outbound::{
@@ -23,6 +24,7 @@ use hauberk_model::route::http::{HttpMatch, PathMatch};
 use hauberk_model::route::{Match, Route, Rule as ModelRule};
 use hauberk_model::timeout::Timeouts;
 use hauberk_model::{Authority, Endpoint, Endpoints, Meta};
+use http::HeaderMap;
 use http::request::Parts;
 use rand::Rng;
 use tokio::time::Instant;
@@ -31,12 +33,15 @@ use crate::balance::{self, Balancer, Build, Pool, Pools, Settings};
 use crate::connection::Direction;
 use crate::dial;
 use crate::http::Version;
+use crate::http::budget::Budget;
 use crate::http::client::Client;
 use crate::http::failure::{Failure, What};
 use crate::http::filter::Filter;
+use crate::http::overrides::Overrides;
+use crate::http::retries::{self, Conditions, Rules};
 use crate::http::routes::Routes;
 use crate::telemetry::labels::Labels;
-use crate::telemetry::route::{Family3, RouteSeries};
+use crate::telemetry::route::{Family3, RetryFamilies, RetrySeries, RouteSeries};
 use crate::worker::Worker;
 
 /// A compiled policy for one version of HTTP.
@@ -58,11 +63,35 @@ enum Kind {
 pub struct Rule {
     /// Filters in order.
     pub filters: Vec<Filter>,
-    /// Limits of time. Only the one of the whole request is acted on.
-    pub timeouts: Timeouts,
     /// Counters of the route.
     pub series: Rc<RouteSeries>,
+    /// Limits of time and retries; none for most rules.
+    pub care: Option<Box<Care>>,
     backends: Backends,
+}
+
+/// What a rule does for its requests beyond sending them once.
+#[derive(Debug)]
+pub struct Care {
+    /// Limits of time.
+    timeouts: Timeouts,
+    /// Failed requests are tried again by these rules.
+    retries: Option<Rc<Rules>>,
+    /// What bounds retries of all requests together.
+    pub budget: RefCell<Budget>,
+    /// Counters of retries.
+    pub series: RetrySeries,
+    /// Requests may ask for timeouts and retries of their own.
+    allows_overrides: bool,
+}
+
+/// How one request is sent that needs more than an ordinary one.
+#[derive(Debug)]
+pub struct Plan {
+    /// Limits of time.
+    pub timeouts: Timeouts,
+    /// Rules of retries.
+    pub retries: Option<Rc<Rules>>,
 }
 
 #[derive(Debug)]
@@ -117,7 +146,7 @@ impl Table {
             let routes = http.routes.iter();
             let rules = |action: &_, meta: &Meta| {
                 let route = &worker.metrics.http.route;
-                let families = (&route.http_route, &route.http_backend);
+                let families = (&route.http_route, &route.http_backend, &route.http_retry);
                 compiler.rule(action, meta, families, |filter| Filter::from(filter))
             };
             Kind::Http(Routes::new(routes.map(|r| convert(&r.route, &r.meta, &rules)).collect()))
@@ -132,7 +161,7 @@ impl Table {
                 let routes = grpc.routes.iter();
                 let rules = |action: &_, meta: &Meta| {
                     let route = &worker.metrics.http.route;
-                    let families = (&route.grpc_route, &route.grpc_backend);
+                    let families = (&route.grpc_route, &route.grpc_backend, &route.grpc_retry);
                     compiler.rule(action, meta, families, |filter| Filter::from(filter))
                 };
                 Kind::Grpc(Routes::new(
@@ -180,11 +209,11 @@ struct Compiler<'c> {
 }
 
 impl Compiler<'_> {
-    fn rule<F, C>(
+    fn rule<F, C: Conditions>(
         &self,
         action: &RuleAction<F, C>,
         route: &Meta,
-        families: (&Family3, &Family3),
+        families: (&Family3, &Family3, &RetryFamilies),
         filter: impl Fn(&F) -> Filter,
     ) -> Rule {
         let labels = || Labels::new().parent(self.parent).outbound_route(route);
@@ -205,7 +234,16 @@ impl Compiler<'_> {
         };
         let filters = action.filters.iter().map(&filter).collect();
         let series = Rc::new(families.0.series(labels()));
-        Rule { filters, timeouts: action.timeouts, series, backends }
+        let retries = action.retry.as_ref().map(|retry| Rc::new(Rules::from(retry)));
+        let timeouts = action.timeouts;
+        let allows_overrides = action.allow_l5d_request_headers;
+        let has_care = retries.is_some() || allows_overrides || timeouts != Timeouts::default();
+        let care = has_care.then(|| {
+            let budget = RefCell::new(Budget::new(retries::BUDGET, Instant::now()));
+            let series = families.2.series(&labels());
+            Box::new(Care { timeouts, retries, budget, series, allows_overrides })
+        });
+        Rule { filters, series, care, backends }
     }
 
     fn target(&self, backend: &outbound::Backend) -> Target {
@@ -234,6 +272,23 @@ fn http_pools(worker: &Worker) -> &Pools<Client> {
 }
 
 impl Rule {
+    /// What a request of this rule needs; none if it is sent once and takes the time it takes.
+    /// Takes what the request asks for itself out of its headers, where that is allowed.
+    pub fn plan(&self, headers: &mut HeaderMap) -> Option<Plan> {
+        let care = self.care.as_ref()?;
+        let mut plan = Plan { timeouts: care.timeouts, retries: care.retries.clone() };
+        if care.allows_overrides {
+            let overrides = Overrides::take(headers);
+            plan.timeouts = overrides.timeouts(care.timeouts);
+            if let Some(rules) = overrides.retries(plan.retries.as_deref()) {
+                plan.retries = Some(Rc::new(rules));
+            }
+        }
+        plan.retries.take_if(|rules| rules.max_retries == 0);
+        let is_ordinary = plan.retries.is_none() && plan.timeouts == Timeouts::default();
+        (!is_ordinary).then_some(plan)
+    }
+
     /// The backend for one request: the first available one, or one by weight among those
     /// available. When none is, the choice is made as if all were, and its queue refuses.
     pub fn backend(&self, worker: &Worker) -> Result<&Backend, Failure> {
@@ -282,6 +337,24 @@ fn weighted<'b, T>(
 }
 
 impl Backend {
+    /// The endpoints, and whether it is one known address.
+    pub fn balancer(&self) -> Result<(&Balancer<Client>, bool), Failure> {
+        match &self.target {
+            Target::Balance(pool) => Ok((&pool.balancer, false)),
+            Target::Forward(forward) => Ok((&forward.balancer, true)),
+            Target::Invalid(why) => Err(Failure::us(What::InvalidPolicy(Arc::clone(why)))),
+        }
+    }
+
+    /// How long endpoints are tried that cannot be reached. Another one may come or come back; a
+    /// known address that refuses is told at once.
+    pub fn patience(&self) -> Duration {
+        match &self.target {
+            Target::Balance(pool) => pool.balancer.settings().queue.failfast_timeout,
+            Target::Forward(_) | Target::Invalid(_) => Duration::ZERO,
+        }
+    }
+
     fn is_available(&self, now: Instant) -> bool {
         match &self.target {
             Target::Balance(pool) => pool.balancer.is_available(now),

@@ -12,7 +12,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hauberk_model::{OutboundPolicy, WorkloadId};
 use http::header::CONNECTION;
@@ -20,22 +19,24 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
 use hyper::body::Incoming;
 use rand::Rng;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::backend::{Table, Target as BackendTarget};
+use super::backend::{Backend, Rule, Table};
 use super::discover::Target;
+use super::persist::Work;
 use super::retry::{Attempt, Sent, Unanswered};
 use crate::balance::Refusal;
 use crate::connection::Facts;
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
-use crate::http::body::Body;
+use crate::http::body::{Body, Held};
 use crate::http::classify::Pending;
 use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
 use crate::http::headers::{self, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
 use crate::http::limit::Permit;
+use crate::http::limits::Timer;
 use crate::http::routes::host_of;
 use crate::http::server::{self, Answered, Control};
 use crate::io::Io;
@@ -71,8 +72,8 @@ pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>,
 }
 
 /// What the requests of one connection share.
-struct Connection {
-    worker: Rc<Worker>,
+pub(super) struct Connection {
+    pub(super) worker: Rc<Worker>,
     client: std::net::SocketAddr,
     target: Rc<Target>,
     version: Version,
@@ -80,7 +81,7 @@ struct Connection {
 }
 
 /// Why a request is not answered by its backend.
-enum Refused {
+pub(super) enum Refused {
     /// By a response made up for the failure.
     Failed(Rc<Failure>),
     /// By a response a filter made up.
@@ -93,6 +94,21 @@ impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
         Refused::Failed(Rc::new(failure))
     }
+}
+
+/// A response with what it came by.
+pub(super) struct Arrived {
+    pub(super) sent: Sent,
+    /// Frames of its body that were read already.
+    pub(super) held: Held,
+    pub(super) routes: Routes,
+    /// When the request arrived, and when the attempt began that this answers.
+    pub(super) began: Instant,
+    pub(super) attempted: Instant,
+    pub(super) timer: Option<Timer>,
+    pub(super) permit: Permit,
+    /// Its endpoint is the only one there is.
+    pub(super) is_forward: bool,
 }
 
 impl Connection {
@@ -140,54 +156,50 @@ impl Connection {
         let required = clean(&mut parts)?;
         let found = table.find(host_of(host(&parts)), &parts);
         let (rule, matched) = found.ok_or(Failure::client(What::NoRoute))?;
+        let plan = rule.plan(&mut parts.headers);
         self.filter(&rule.filters, &mut parts, matched, manner)?;
+        if let Some(plan) = plan {
+            let table = &*table;
+            let work = Work { table, rule, plan, parts, body, required, matched, manner, began };
+            return Box::pin(self.persist(work, permit)).await;
+        }
         let backend = rule.backend(worker)?;
         self.filter(&backend.filters, &mut parts, matched, manner)?;
         backend.series.request();
 
-        let (balancer, is_forward) = match &backend.target {
-            BackendTarget::Balance(pool) => (&pool.balancer, false),
-            BackendTarget::Forward(forward) => (&forward.balancer, true),
-            BackendTarget::Invalid(why) => {
-                return Err(Failure::us(What::InvalidPolicy(Arc::clone(why))).into());
-            }
-        };
+        let (balancer, is_forward) = backend.balancer()?;
+        let patience = backend.patience();
         let required = required.as_ref();
-        // Another endpoint may come or come back; a known address that refuses is told at once.
-        let patience = match is_forward {
-            true => Duration::ZERO,
-            false => balancer.settings().queue.failfast_timeout,
-        };
-        let attempt = Attempt { balancer, series: None, required, began, patience };
+        let attempt = Attempt { balancer, series: None, required, began, patience, limits: None };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
-        // The limit of the route covers all attempts and the response to its end.
-        let deadline = rule.timeouts.request.map(|limit| began + limit);
-        let sent = match deadline {
-            None => Ok(attempt.send(worker, request).await),
-            Some(deadline) => Box::pin(timeout_at(deadline, attempt.send(worker, request)))
-                .await
-                .map_err(|_elapsed| Failure::peer(What::Timeout("request timed out"))),
-        };
-        let sent = sent.inspect_err(|_| count_failed(&routes, "REQUEST_TIMEOUT", began))?;
-        let sent = sent.inspect_err(|why| count_failed(&routes, why.name(), began)).map_err(
-            |unanswered| match unanswered {
-                Unanswered::Refused(Refusal::Failfast) => {
-                    Refused::from(Failure::us(What::FailFast(table.parent.to_string().into())))
-                }
-                Unanswered::Refused(Refusal::Full) => Failure::us(What::Shed).into(),
-                Unanswered::Failed(failure) => Refused::Failed(failure),
-                Unanswered::Reset(error) => Refused::Reset(error),
-            },
-        )?;
-        let mut response =
-            self.response(sent, routes, manner, (began, deadline), permit, is_forward);
-        filter::apply_to_response(&backend.filters, response.headers_mut());
-        filter::apply_to_response(&rule.filters, response.headers_mut());
-        Ok(response)
+        let sent = attempt.send(worker, request).await;
+        let sent = sent.inspect_err(|why| {
+            for route in routes.iter().flatten() {
+                route.failed(why.name(), began.elapsed());
+            }
+        });
+        let sent = sent.map_err(|why| refused(why, &table))?;
+        let (held, timer, attempted) = (Held::new(), None, began);
+        let arrived = Arrived { sent, held, routes, began, attempted, timer, permit, is_forward };
+        Ok(self.deliver(arrived, manner, rule, backend))
     }
 
-    fn filter(
+    /// The response as the application sees it, with the filters of its route.
+    pub(super) fn deliver(
+        &self,
+        arrived: Arrived,
+        manner: Manner,
+        rule: &Rule,
+        backend: &Backend,
+    ) -> Response<Body> {
+        let mut response = self.response(arrived, manner);
+        filter::apply_to_response(&backend.filters, response.headers_mut());
+        filter::apply_to_response(&rule.filters, response.headers_mut());
+        response
+    }
+
+    pub(super) fn filter(
         &self,
         filters: &[Filter],
         parts: &mut Parts,
@@ -203,15 +215,8 @@ impl Connection {
     }
 
     /// The endpoint's response as the application sees it.
-    fn response(
-        &self,
-        sent: Sent,
-        routes: Routes,
-        manner: Manner,
-        (began, deadline): (Instant, Option<Instant>),
-        permit: Permit,
-        is_forward: bool,
-    ) -> Response<Body> {
+    fn response(&self, arrived: Arrived, manner: Manner) -> Response<Body> {
+        let Arrived { sent, held, routes, began, attempted, timer, permit, is_forward } = arrived;
         let Sent { lease, series, answer } = sent;
         let (mut parts, body) = answer.response.into_parts();
         if self.version == Version::Http1 {
@@ -233,15 +238,16 @@ impl Connection {
         }
         let end = End {
             began,
+            attempted,
             status: parts.status,
             pending: Pending::new(manner.grpc, parts.status, &parts.headers),
             series,
             routes,
             lease,
             keep: answer.keep,
-            permit,
+            permit: Some(permit),
         };
-        Response::from_parts(parts, Body::observed(body, end, deadline))
+        Response::from_parts(parts, Body::observed(body, held, end, timer))
     }
 
     /// The compiled policy in force now.
@@ -305,10 +311,16 @@ fn clean(parts: &mut Parts) -> Result<Option<WorkloadId>, Failure> {
     }
 }
 
-/// Counts a request that has no response of its backend.
-fn count_failed(routes: &Routes, error: &'static str, began: Instant) {
-    for route in routes.iter().flatten() {
-        route.failed(error, began.elapsed());
+/// How a request without a response is answered.
+pub(super) fn refused(unanswered: Unanswered, table: &Table) -> Refused {
+    match unanswered {
+        Unanswered::Refused(Refusal::Failfast) => {
+            Failure::us(What::FailFast(table.parent.to_string().into())).into()
+        }
+        Unanswered::Refused(Refusal::Full) => Failure::us(What::Shed).into(),
+        Unanswered::Failed(failure) => Refused::Failed(failure),
+        Unanswered::Reset(error) => Refused::Reset(error),
+        Unanswered::Late(limit) => Failure::peer(What::Timeout(limit.text())).into(),
     }
 }
 

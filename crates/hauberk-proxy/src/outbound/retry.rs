@@ -3,7 +3,8 @@
 //! Called by the outbound and the inbound request path (whose only endpoint is the application).
 //! A request of which nothing was sent (the endpoint could not be reached, or a kept connection
 //! turned out dead) goes to another endpoint, or to the same one after its back-off, while the
-//! queue's failfast time lasts. A request that was sent, even in part, is not repeated here.
+//! queue's failfast time lasts. A request that was sent, even in part, is not repeated here: that is
+//! for [`persist`](super::persist), where the route wants it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::http::body::Body;
 use crate::http::classify::{Break, Class};
 use crate::http::client::{Answer, Client, SendError, broken};
 use crate::http::failure::{Failure, What};
+use crate::http::limits::{Limit, Limits, Progress};
 use crate::telemetry::http::Series;
 use crate::telemetry::route::error_name;
 use crate::worker::Worker;
@@ -38,6 +40,8 @@ pub struct Attempt<'a> {
     pub began: Instant,
     /// How long after that another attempt may begin.
     pub patience: Duration,
+    /// Limits of time, with what they are measured by.
+    pub limits: Option<(&'a Limits, &'a Progress)>,
 }
 
 /// A response with what it came by.
@@ -60,6 +64,8 @@ pub enum Unanswered {
     Failed(Rc<Failure>),
     /// The endpoint reset the stream.
     Reset(hyper::Error),
+    /// A limit of time came.
+    Late(Limit),
 }
 
 impl Unanswered {
@@ -70,6 +76,7 @@ impl Unanswered {
             Unanswered::Refused(Refusal::Full) => "LOAD_SHED",
             Unanswered::Failed(_) => "IO",
             Unanswered::Reset(error) => error_name(broken(error)),
+            Unanswered::Late(limit) => limit.name(),
         }
     }
 }
@@ -84,17 +91,10 @@ impl Attempt<'_> {
     ) -> Result<Sent, Unanswered> {
         let mut failed: Option<Rc<Failure>> = None;
         for _ in 0..ATTEMPTS_MAX {
-            let lease = match &failed {
-                None => self.balancer.acquire().await.map_err(Unanswered::Refused)?,
-                Some(failure) => {
-                    // The time of earlier attempts counts, so that a dead endpoint does not hold a
-                    // request for longer than a missing one.
-                    let deadline = self.began + self.patience;
-                    match Box::pin(timeout_at(deadline, self.balancer.acquire())).await {
-                        Ok(Ok(lease)) => lease,
-                        Ok(Err(_)) | Err(_) => return Err(Unanswered::Failed(Rc::clone(failure))),
-                    }
-                }
+            let lease = match (&failed, self.limits) {
+                (None, None) => self.balancer.acquire().await.map_err(Unanswered::Refused)?,
+                // Boxed, since it is rare.
+                (failed, _) => Box::pin(self.acquire(failed.as_ref())).await?,
             };
             if let Some(required) = self.required
                 && lease.source().tls.as_ref().is_none_or(|tls| tls.identity != *required)
@@ -115,6 +115,28 @@ impl Attempt<'_> {
         Err(Unanswered::Failed(failed.expect("every round but the last returned has failed")))
     }
 
+    /// The next endpoint, within the limits of time.
+    async fn acquire(&self, failed: Option<&Rc<Failure>>) -> Result<Lease<Client>, Unanswered> {
+        let acquire = async {
+            let Some(failure) = failed else {
+                return self.balancer.acquire().await.map_err(Unanswered::Refused);
+            };
+            // The time of earlier attempts counts, so that a dead endpoint does not hold a request
+            // for longer than a missing one.
+            match timeout_at(self.began + self.patience, self.balancer.acquire()).await {
+                Ok(Ok(lease)) => Ok(lease),
+                Ok(Err(_)) | Err(_) => Err(Unanswered::Failed(Rc::clone(failure))),
+            }
+        };
+        match self.limits {
+            None => acquire.await,
+            Some((limits, progress)) => {
+                let acquired = limits.wait(progress, acquire).await;
+                acquired.unwrap_or_else(|limit| Err(Unanswered::Late(limit)))
+            }
+        }
+    }
+
     async fn once(
         &self,
         worker: &Rc<Worker>,
@@ -125,17 +147,33 @@ impl Attempt<'_> {
         let series = client.series().or(self.series).map(Rc::clone);
         let series = series.expect("endpoints have counters, and so has the inbound caller");
         series.request();
-        let error = match client.send(worker, request).await {
-            Ok(answer) => {
+        let sent = match self.limits {
+            None => Ok(client.send(worker, request).await),
+            Some((limits, progress)) => {
+                Box::pin(limits.wait(progress, client.send(worker, request))).await
+            }
+        };
+        let error = match sent {
+            Ok(Ok(answer)) => {
                 lease.connected();
                 return Ok(Sent { lease, series, answer });
             }
-            Err(error) => error,
+            Ok(Err(error)) => Ok(error),
+            Err(limit) => Err(limit),
         };
         let now = Instant::now();
         let count = |how| {
             let latency = now.saturating_duration_since(self.began);
             series.response(None, Class::Broken(how), latency);
+        };
+        let error = match error {
+            Ok(error) => error,
+            Err(limit) => {
+                // An endpoint that hangs is as bad as one that fails.
+                count(Break::Timeout(limit));
+                lease.judge(Outcome::Failure, now);
+                return Err(Once::Over(Unanswered::Late(limit)));
+            }
         };
         Err(match error {
             SendError::Unsent(request, failure) => {

@@ -10,7 +10,9 @@
 //! route (inbound). A request costs one addition when it is given on, and one addition and one
 //! search among a handful of bounds when it has ended.
 //!
-//! Not here: frame sizes, retry counters, host names as labels.
+//! | `outbound_{http,grpc}_route_retry_` | parent, route | rules that retry |
+//!
+//! Not here: frame sizes, host names as labels.
 
 use crate::{
     http::classify::{Break, Class},
@@ -47,6 +49,32 @@ pub struct Families {
     pub http_inbound: Family3,
     /// `inbound_grpc_*`.
     pub grpc_inbound: Family3,
+    /// `outbound_http_route_retry_*`.
+    pub http_retry: RetryFamilies,
+    /// `outbound_grpc_route_retry_*`.
+    pub grpc_retry: RetryFamilies,
+}
+
+/// What becomes of retries.
+#[derive(Clone, Debug)]
+pub struct RetryFamilies {
+    requests: Counters,
+    successes: Counters,
+    limit_exceeded: Counters,
+    overflow: Counters,
+}
+
+/// The retry counters of one route.
+#[derive(Clone, Debug)]
+pub struct RetrySeries {
+    /// Attempts after the first ones.
+    pub requests: Counter,
+    /// Requests that went well after a retry.
+    pub successes: Counter,
+    /// Requests that failed with their last allowed attempt.
+    pub limit_exceeded: Counter,
+    /// Requests that were not tried again because too many others were.
+    pub overflow: Counter,
 }
 
 /// Requests, what they took, and how they ended.
@@ -102,7 +130,42 @@ impl Families {
             }
         };
         let (http_inbound, grpc_inbound) = (inbound(Protocol::Http), inbound(Protocol::Grpc));
-        Self { http_backend, grpc_backend, http_route, grpc_route, http_inbound, grpc_inbound }
+        let http_retry = RetryFamilies::register(registry, Protocol::Http);
+        let grpc_retry = RetryFamilies::register(registry, Protocol::Grpc);
+        Self {
+            http_backend,
+            grpc_backend,
+            http_route,
+            grpc_route,
+            http_inbound,
+            grpc_inbound,
+            http_retry,
+            grpc_retry,
+        }
+    }
+}
+
+impl RetryFamilies {
+    fn register(registry: &mut Registry, protocol: Protocol) -> Self {
+        let mut family = |name: &str| {
+            counters(registry, format!("outbound_{}_route_retry_{name}", protocol.as_str()))
+        };
+        Self {
+            requests: family("requests"),
+            successes: family("successes"),
+            limit_exceeded: family("limit_exceeded"),
+            overflow: family("overflow"),
+        }
+    }
+
+    /// Resolves the counters for `labels`.
+    pub fn series(&self, labels: &Labels) -> RetrySeries {
+        RetrySeries {
+            requests: self.requests.get_or_create_owned(labels),
+            successes: self.successes.get_or_create_owned(labels),
+            limit_exceeded: self.limit_exceeded.get_or_create_owned(labels),
+            overflow: self.overflow.get_or_create_owned(labels),
+        }
     }
 }
 
@@ -215,7 +278,7 @@ impl RouteSeries {
 /// Value of the label `error` for a stream that broke.
 pub fn error_name(how: Break) -> &'static str {
     match how {
-        Break::Timeout => "RESPONSE_STREAM_TIMEOUT",
+        Break::Timeout(limit) => limit.name(),
         Break::Reset(h2::Reason::CANCEL) => "CANCEL",
         Break::Reset(h2::Reason::REFUSED_STREAM) => "REFUSED",
         Break::Reset(h2::Reason::ENHANCE_YOUR_CALM) => "ENHANCE_YOUR_CALM",

@@ -1,0 +1,315 @@
+//! Requests of routes that limit time or retry: attempt, look, perhaps again.
+//!
+//! Called by [`request`](super::request) for rules that have a [`Plan`]; its future is boxed there, so that
+//! other requests do not pay for it. What is decided lives in [`limits`](crate::http::limits) and
+//! [`retries`](crate::http::retries); the request body is kept by [`replay`](crate::http::replay).
+//!
+//! Each attempt chooses backend and endpoint anew. A response counts as bad by its status, or by its gRPC
+//! code in head or trailers; for the trailers the head is held back until the first frame is here.
+//! A response that came before the request had been sent is the answer. The last attempt has
+//! no limit for its head but those of the request. A response that is not the answer is read to its
+//! end during the pause before the next attempt, so that its connection can be used again.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures::FutureExt;
+use hauberk_model::WorkloadId;
+use hauberk_model::route::http::PathMatch;
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use rand::Rng;
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
+
+use super::backend::{Backend, Care, Plan, Rule, Table};
+use super::request::{Arrived, Connection, Refused, refused};
+use super::retry::{Attempt, Sent, Unanswered};
+use crate::balance::Refusal;
+use crate::http::answer::{self, Manner};
+use crate::http::body::{Body, Held, Source, Tracked};
+use crate::http::classify::{Break, Pending, grpc_code};
+use crate::http::client::broken;
+use crate::http::exchange::End;
+use crate::http::headers;
+use crate::http::limit::Permit;
+use crate::http::limits::{Limit, Limits, Progress, Timer};
+use crate::http::replay::Replay;
+use crate::http::retries::{Course, Next, Result as Judged, Rules, Why};
+
+/// A request with what was decided about it.
+pub(super) struct Work<'t> {
+    pub(super) table: &'t Table,
+    pub(super) rule: &'t Rule,
+    pub(super) plan: Plan,
+    pub(super) parts: Parts,
+    pub(super) body: Incoming,
+    pub(super) required: Option<WorkloadId>,
+    pub(super) matched: Option<&'t PathMatch>,
+    pub(super) manner: Manner,
+    pub(super) began: Instant,
+}
+
+impl Connection {
+    /// Sends a request as its plan says, and gives the answer.
+    pub(super) async fn persist(
+        &self,
+        work: Work<'_>,
+        permit: Permit,
+    ) -> Result<Response<Body>, Refused> {
+        let Work { table, rule, plan, mut parts, body, required, matched, manner, began } = work;
+        let care = rule.care.as_ref().expect("only rules with care make plans");
+        // An upgrade makes the connection the request; it cannot be repeated.
+        let is_upgrade = headers::wants_upgrade(parts.version, &parts.method, &parts.headers);
+        let rules = plan.retries.as_deref().filter(|_| !is_upgrade);
+        let mut upload = Upload::new(body, rules.map(|rules| rules.max_request_bytes));
+        let mut course = Course::default();
+        if rules.is_some() {
+            care.budget.borrow_mut().deposit(began);
+        }
+        let mut limits = Limits {
+            request: plan.timeouts.request.map(|limit| began + limit),
+            headers: None,
+            response: plan.timeouts.response,
+            idle: plan.timeouts.idle,
+        };
+        loop {
+            let attempted = if course.done == 0 { began } else { Instant::now() };
+            let may_repeat =
+                rules.is_some_and(|rules| course.may_repeat(rules)) && upload.is_repeatable();
+            limits.headers = rules.filter(|_| may_repeat).and_then(|rules| rules.timeout);
+            let progress = Rc::new(Progress::new(attempted));
+            let mut head =
+                if may_repeat { parts.clone() } else { std::mem::replace(&mut parts, no_head()) };
+
+            let backend = rule.backend(&self.worker)?;
+            self.filter(&backend.filters, &mut head, matched, manner)?;
+            let (balancer, is_forward) = backend.balancer()?;
+            backend.series.request();
+            let request = Box::new(Request::from_parts(head, upload.body(&progress)));
+            let attempt = Attempt {
+                balancer,
+                series: None,
+                required: required.as_ref(),
+                began: attempted,
+                patience: backend.patience(),
+                limits: Some((&limits, &progress)),
+            };
+            let sent = attempt.send(&self.worker, request).await;
+            let peeks = manner.grpc && upload.has_ended() && rules.is_some_and(Rules::has_codes);
+            let result = match sent {
+                Ok(sent) => look(sent, peeks, &limits, &progress).await,
+                Err(why) => Err(why),
+            };
+
+            let next = rules.map_or(Next::Deliver(Why::Final), |rules| {
+                let judged = Judged {
+                    is_wanted: is_wanted(rules, &result, manner),
+                    is_repeatable: upload.is_repeatable()
+                        && (result.is_err() || upload.has_ended()),
+                };
+                let random = self.worker.random.borrow_mut().random();
+                let times = (Instant::now(), limits.request);
+                course.next(rules, judged, &mut care.budget.borrow_mut(), times, random)
+            });
+            count(care, next, &course);
+            match next {
+                Next::Again(wait) => discard(result, backend, manner, attempted, wait).await,
+                Next::Deliver(_) => {
+                    let (sent, held) = result
+                        .inspect_err(|why| {
+                            rule.series.failed(why.name(), began.elapsed());
+                            backend.series.failed(why.name(), attempted.elapsed());
+                        })
+                        .map_err(|why| refused(why, table))?;
+                    let timer = Timer::new(limits, Some(progress), Instant::now());
+                    let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
+                    let arrived =
+                        Arrived { sent, held, routes, began, attempted, timer, permit, is_forward };
+                    return Ok(self.deliver(arrived, manner, rule, backend));
+                }
+            }
+        }
+    }
+}
+
+fn no_head() -> Parts {
+    Request::new(()).into_parts().0
+}
+
+/// The request body, as often as it is needed.
+enum Upload {
+    /// There is none.
+    Empty,
+    /// It can be sent once.
+    Once(Option<Incoming>),
+    /// It is kept while it is sent.
+    Replay(Replay),
+}
+
+impl Upload {
+    fn new(body: Incoming, bytes_max: Option<usize>) -> Self {
+        if http_body::Body::is_end_stream(&body) {
+            return Upload::Empty;
+        }
+        match bytes_max {
+            None => Upload::Once(Some(body)),
+            Some(max) => match Replay::new(body, max) {
+                Ok(replay) => Upload::Replay(replay),
+                Err(body) => Upload::Once(Some(body)),
+            },
+        }
+    }
+
+    /// The body of the next attempt.
+    fn body(&mut self, progress: &Rc<Progress>) -> Body {
+        let source = match self {
+            Upload::Replay(replay) => Some(Source::Replay(replay.reader())),
+            Upload::Once(body) => body.take().map(Source::Incoming),
+            Upload::Empty => None,
+        };
+        match source {
+            Some(source) => {
+                Body::Tracked(Box::new(Tracked { source, progress: Rc::clone(progress) }))
+            }
+            None => {
+                progress.sent(Instant::now());
+                Body::Empty
+            }
+        }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        match self {
+            Upload::Empty => true,
+            Upload::Once(_) => false,
+            Upload::Replay(replay) => replay.is_repeatable(),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Upload::Empty => true,
+            Upload::Once(_) => false,
+            Upload::Replay(replay) => replay.has_ended(),
+        }
+    }
+}
+
+/// Reads as much of a response as its judgement needs.
+async fn look(
+    mut sent: Sent,
+    peeks: bool,
+    limits: &Limits,
+    progress: &Progress,
+) -> Result<(Sent, Held), Unanswered> {
+    let mut held = Held::new();
+    if peeks && grpc_code(sent.answer.response.headers()).is_none() {
+        let limits = Limits { headers: None, ..*limits };
+        let body = sent.answer.response.body_mut();
+        let first = limits.wait(progress, std::future::poll_fn(|cx| poll_frame(body, cx))).await;
+        let is_data = match first.map_err(Unanswered::Late)? {
+            Some(frame) => {
+                let is_data = frame.as_ref().is_ok_and(http_body::Frame::is_data);
+                held.push_back(frame);
+                is_data
+            }
+            None => false,
+        };
+        if is_data
+            && let Some(Some(second)) =
+                std::future::poll_fn(|cx| poll_frame(body, cx)).now_or_never()
+        {
+            held.push_back(second);
+        }
+    }
+    Ok((sent, held))
+}
+
+type Frame = http_body::Frame<bytes::Bytes>;
+
+fn poll_frame(
+    body: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame, hyper::Error>>> {
+    http_body::Body::poll_frame(Pin::new(body), cx)
+}
+
+/// Whether the rules want another attempt after this result.
+fn is_wanted(rules: &Rules, result: &Result<(Sent, Held), Unanswered>, manner: Manner) -> bool {
+    match result {
+        Ok((sent, held)) => {
+            let response = &sent.answer.response;
+            let in_trailers = |frame: &Frame| grpc_code(frame.trailers_ref()?);
+            let code = || {
+                grpc_code(response.headers())
+                    .or_else(|| held.iter().flatten().find_map(in_trailers))
+            };
+            rules.wants(response.status().as_u16(), manner.grpc.then(code).flatten())
+        }
+        Err(Unanswered::Refused(Refusal::Failfast) | Unanswered::Late(Limit::Headers)) => true,
+        Err(Unanswered::Refused(Refusal::Full) | Unanswered::Late(_)) => false,
+        Err(Unanswered::Reset(error)) => broken(error) == Break::Reset(h2::Reason::REFUSED_STREAM),
+        Err(Unanswered::Failed(failure)) => {
+            let row = answer::row(failure);
+            let code = manner.grpc.then_some(row.code);
+            failure.retryable && rules.wants(row.status.as_u16(), code)
+        }
+    }
+}
+
+fn count(care: &Care, next: Next, course: &Course) {
+    match next {
+        Next::Again(_) => care.series.requests.inc(),
+        Next::Deliver(Why::Limit) => care.series.limit_exceeded.inc(),
+        Next::Deliver(Why::Budget) => care.series.overflow.inc(),
+        Next::Deliver(Why::Final) if course.done > 0 => care.series.successes.inc(),
+        Next::Deliver(Why::Final | Why::Unrepeatable) => return,
+    };
+}
+
+/// Counts a result that is not the answer, and waits. Its body is read meanwhile, so that the connection
+/// can be used again.
+async fn discard(
+    result: Result<(Sent, Held), Unanswered>,
+    backend: &Backend,
+    manner: Manner,
+    attempted: Instant,
+    wait: Duration,
+) {
+    let until = Instant::now() + wait;
+    match result {
+        Err(why) => backend.series.failed(why.name(), attempted.elapsed()),
+        Ok((sent, held)) => {
+            let Sent { lease, series, answer } = sent;
+            let (parts, body) = answer.response.into_parts();
+            let end = End {
+                began: attempted,
+                attempted,
+                status: parts.status,
+                pending: Pending::new(manner.grpc, parts.status, &parts.headers),
+                series,
+                routes: [None, Some(Rc::clone(&backend.series))],
+                lease,
+                keep: answer.keep,
+                permit: None,
+            };
+            let mut body = Body::observed(body, held, end, None);
+            let rest = std::future::poll_fn(|cx| {
+                while let Poll::Ready(frame) = http_body::Body::poll_frame(Pin::new(&mut body), cx)
+                {
+                    if !matches!(frame, Some(Ok(_))) {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending
+            });
+            // Polled once also when there is no wait, which is enough for what is here already.
+            let _ = timeout_at(until, rest).await;
+        }
+    }
+    if until > Instant::now() {
+        sleep_until(until).await;
+    }
+}
