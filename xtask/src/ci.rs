@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use std::{path::Path, process::Command, time::Instant};
 
 const GATES: &[(&str, &[&str])] = &[
+    ("lock file", &["tree", "--locked", "--workspace", "--depth=0"]),
     ("format", &["fmt", "--all", "--check"]),
     ("tidy", &["xtask", "tidy"]),
     ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
