@@ -347,15 +347,21 @@ impl<E> Lease<E> {
     }
 
     /// The endpoint could not be reached: it is left alone for a while, and with it this lease.
+    ///
+    /// Many may find this out at once, of one and the same outage: the first of them begins the
+    /// pause, and only who was sent to find out whether it is over makes the next one longer.
     pub fn unreachable(mut self, now: Instant) {
         let attempts = match self.slot.reach.get() {
-            Reach::Good => 0,
-            Reach::Bad { attempts, .. } => attempts.saturating_add(1),
+            Reach::Good => Some(0),
+            Reach::Bad { attempts, .. } if self.trying => Some(attempts.saturating_add(1)),
+            Reach::Bad { .. } => None,
         };
-        let random = self.shared.rng.borrow_mut().random();
-        let until = now + self.shared.settings.connect_backoff.delay(attempts, random);
-        self.slot.reach.set(Reach::Bad { until, attempts, trying: false });
-        self.trying = false;
+        if let Some(attempts) = attempts {
+            let random = self.shared.rng.borrow_mut().random();
+            let until = now + self.shared.settings.connect_backoff.delay(attempts, random);
+            self.slot.reach.set(Reach::Bad { until, attempts, trying: false });
+            self.trying = false;
+        }
         // A refused connection is quick; that must not make the endpoint look attractive.
         self.load = Measure::Done;
         self.slot.load.abandon();

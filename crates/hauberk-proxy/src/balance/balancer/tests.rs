@@ -144,6 +144,21 @@ async fn waits_for_the_end_of_a_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_that_fail_at_once_do_not_make_the_back_off_longer() {
+    let balancer = balancer(settings(), &[1]);
+    let leases: Vec<_> = (0..40).map(|_| balancer.pick(Instant::now()).unwrap()).collect();
+    let failed_at = Instant::now();
+    for lease in leases {
+        lease.unreachable(failed_at);
+    }
+    // The first pause; a failed try makes the second one twice as long.
+    balancer.acquire().await.unwrap().unreachable(Instant::now());
+    assert_eq!(failed_at.elapsed().as_millis() / 10, 10);
+    balancer.acquire().await.unwrap().connected();
+    assert_eq!(failed_at.elapsed().as_millis() / 10, 30);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refuses_after_the_failfast_timeout_and_then_at_once_until_an_endpoint_comes() {
     let balancer = balancer(settings(), &[]);
     let start = Instant::now();
