@@ -1,7 +1,8 @@
 //! Choosing one endpoint of many.
 //!
 //! - [`balancer`] is the choice itself, per target and worker, with its parts: [`p2c`] (which of
-//!   two), [`load`] (how slow), [`breaker`] (left alone), [`queue`] (who may wait).
+//!   two), [`load`] (how slow), [`breaker`] (left alone, by
+//!   [`window`] among others), [`queue`] (who may wait).
 //! - [`Pools`] keeps one [`Balancer`] per authority and settings on a worker, feeds it from
 //!   `worker.directory.endpoints(authority)`, and lets go of it, and of the stream behind it, once
 //!   nobody has used it for the discovery idle time.
@@ -16,8 +17,9 @@ pub mod breaker;
 pub mod load;
 pub mod p2c;
 pub mod queue;
+pub mod window;
 
-pub use balancer::{Balancer, Lease, Settings, Updated};
+pub use balancer::{Balancer, Lease, Penalty, Settings, Updated};
 pub use breaker::Outcome;
 pub use queue::Refusal;
 
@@ -180,16 +182,21 @@ async fn follow<E: 'static>(
     pools(&worker).forget(&pool);
 }
 
-/// The parameters of a balancer for `load` on one side of the proxy. Where the policy wants failures
-/// to count as slow answers, they count as what they took.
+/// The parameters of a balancer for `load` on one side of the proxy.
 pub fn settings(
     load: Load,
     queue: Queue,
     accrual: Option<&FailureAccrual>,
     side: &Side,
 ) -> Settings {
-    let (Load::PeakEwma(load) | Load::PenaltyPeakEwma { ewma: load, .. }) = load;
-    Settings { load, queue, accrual: accrual.cloned(), connect_backoff: side.connect_backoff }
+    let (load, penalty) = match load {
+        Load::PeakEwma(ewma) => (ewma, None),
+        Load::PenaltyPeakEwma { ewma, penalty, max_retry_after } => {
+            (ewma, Some(Penalty { least: penalty, most: max_retry_after.max(penalty) }))
+        }
+    };
+    let connect_backoff = side.connect_backoff;
+    Settings { load, penalty, queue, accrual: accrual.cloned(), connect_backoff }
 }
 
 /// The parameters of a balancer whose only endpoint is a known address.
@@ -236,7 +243,8 @@ pub async fn connect(
         capacity: outbound.tcp_queue_capacity,
         failfast_timeout: outbound.tcp_failfast_timeout,
     };
-    let settings = settings(load, queue, None, &outbound.side);
+    // What opaque bytes answer says nothing of failures.
+    let settings = Settings { penalty: None, ..settings(load, queue, None, &outbound.side) };
     let pool = Pools::get(worker, |worker| &worker.balancers, authority, settings, ());
     let mut failed = None;
     for _ in 0..CONNECT_ATTEMPTS_MAX {

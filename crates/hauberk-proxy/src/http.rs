@@ -23,6 +23,7 @@ pub mod exchange;
 pub mod failure;
 pub mod filter;
 pub mod headers;
+pub mod health;
 pub mod limit;
 pub mod limits;
 pub mod orig_proto;

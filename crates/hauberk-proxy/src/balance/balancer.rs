@@ -21,32 +21,45 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_model::backoff::Backoff;
 use hauberk_model::endpoints::{Endpoint, Endpoints};
-use hauberk_model::failure_accrual::FailureAccrual;
+use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
 use hauberk_model::outbound::{PeakEwma, Queue};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Outcome};
+use super::breaker::{Breaker, Ended, Outcome};
 use super::load::Load;
 use super::p2c;
 use super::queue::{Gate, Refusal};
+use crate::http::health::Health;
 
 /// Parameters of a balancer; they do not change while it lives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// How load is estimated.
     pub load: PeakEwma,
+    /// What failures count as there; none if as what they took.
+    pub penalty: Option<Penalty>,
     /// Bounds of waiting.
     pub queue: Queue,
     /// When an endpoint that answers badly is left alone.
     pub accrual: Option<FailureAccrual>,
     /// How long an endpoint that could not be reached is left alone.
     pub connect_backoff: Backoff,
+}
+
+/// How long a failed answer is held to have taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// At least so long.
+    pub least: Duration,
+    /// At most so long, if the endpoint asks for more by `Retry-After`.
+    pub most: Duration,
 }
 
 /// The endpoints of one target. See the module documentation.
@@ -163,7 +176,7 @@ impl<E> Balancer<E> {
             source: Arc::clone(source),
             endpoint,
             load: Load::new(self.shared.settings.load, now),
-            breaker: RefCell::new(Breaker::new(self.shared.settings.accrual.as_ref())),
+            breaker: RefCell::new(Breaker::new(self.shared.settings.accrual.as_ref(), now)),
             reach: Cell::new(Reach::Good),
             removed: Cell::new(false),
         }
@@ -190,7 +203,16 @@ impl<E> Balancer<E> {
             self.shared.gate.found();
         }
         let shared = Rc::clone(&self.shared);
-        Some(Lease { slot, shared, began: now, probe, trying, judged: false, load: Measure::Due })
+        Some(Lease {
+            slot,
+            shared,
+            began: now,
+            probe,
+            trying,
+            judged: false,
+            load: Measure::Due,
+            health: Health::default(),
+        })
     }
 
     /// Chooses an endpoint, waiting for one within the bounds of the queue.
@@ -300,6 +322,7 @@ pub struct Lease<E> {
     trying: bool,
     judged: bool,
     load: Measure,
+    health: Health,
 }
 
 /// What the load estimate still expects from a lease.
@@ -372,8 +395,34 @@ impl<E> Lease<E> {
     pub fn responded(&mut self, now: Instant) {
         if self.load == Measure::Due {
             self.load = Measure::Done;
-            self.slot.load.finish(now.saturating_duration_since(self.began), now);
+            let rtt = now.saturating_duration_since(self.began);
+            self.slot.load.finish(self.penalized(rtt), now);
         }
+    }
+
+    /// What an answer after `rtt` counts as.
+    fn penalized(&self, rtt: Duration) -> Duration {
+        match self.shared.settings.penalty {
+            Some(Penalty { least, most }) if self.health.is_bad => {
+                rtt.max(self.health.retry_after.unwrap_or(least).clamp(least, most))
+            }
+            Some(_) | None => rtt,
+        }
+    }
+
+    /// Whether [`Lease::heard`] makes a difference, so that a response's head need not be looked into
+    /// otherwise.
+    pub fn listens(&self) -> bool {
+        let settings = &self.shared.settings;
+        let honors = |accrual: &FailureAccrual| {
+            matches!(accrual.kind, FailureAccrualKind::Unified { honor_retry_after: true, .. })
+        };
+        settings.penalty.is_some() || settings.accrual.as_ref().is_some_and(honors)
+    }
+
+    /// What the response's head says of the endpoint.
+    pub fn heard(&mut self, health: Health) {
+        self.health = health;
     }
 
     /// A connection is open and stays: the time it took is learnt, and it counts as under way until
@@ -392,10 +441,13 @@ impl<E> Lease<E> {
             return;
         }
         self.judged = true;
+        // A request without a response is no better than one with a bad response.
+        self.health.is_bad |= outcome == Outcome::Failure;
+        let retry_after = self.health.retry_after;
         let random = self.shared.rng.borrow_mut().random();
         let may_shut = || self.others_open();
-        let changed =
-            self.slot.breaker.borrow_mut().end(outcome, self.probe, may_shut, now, random);
+        let ended = Ended { outcome, probe: self.probe, retry_after };
+        let changed = self.slot.breaker.borrow_mut().end(ended, may_shut, now, random);
         if changed {
             if self.slot.breaker.borrow().is_open() {
                 self.sound();

@@ -73,7 +73,7 @@ impl End {
     fn told(&mut self, class: Class) {
         let now = Instant::now();
         self.lease.responded(now);
-        self.lease.judge(outcome(class), now);
+        self.lease.judge(outcome(class, self.status), now);
         let of_attempt = now.saturating_duration_since(self.attempted);
         self.series.response(Some(self.status), class, of_attempt);
         let [route, backend] = &self.routes;
@@ -87,9 +87,15 @@ impl End {
     }
 }
 
+/// gRPC's code for a limit that is reached.
+const RESOURCE_EXHAUSTED: u16 = 8;
+
 /// What a class means to the circuit breaker.
-pub fn outcome(class: Class) -> Outcome {
+pub fn outcome(class: Class, status: StatusCode) -> Outcome {
+    let is_limited = status == StatusCode::TOO_MANY_REQUESTS
+        || matches!(class, Class::Grpc(_, code) if code == RESOURCE_EXHAUSTED);
     match class.verdict() {
+        Verdict::Success if is_limited => Outcome::Limited,
         Verdict::Success => Outcome::Success,
         Verdict::Failure => Outcome::Failure,
     }

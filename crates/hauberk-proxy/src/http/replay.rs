@@ -102,10 +102,7 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Reader<B> {
     /// The next frame.
-    pub fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Read<B::Error>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Read<B::Error>>> {
         let inner = &mut *self.inner.borrow_mut();
         if self.attempt != inner.attempt {
             return Poll::Ready(Some(Err(ReadError::Superseded)));

@@ -18,6 +18,7 @@ use crate::http::body::Body;
 use crate::http::classify::{Break, Class};
 use crate::http::client::{Answer, Client, SendError, broken};
 use crate::http::failure::{Failure, What};
+use crate::http::health::Health;
 use crate::http::limits::{Limit, Limits, Progress};
 use crate::telemetry::http::Series;
 use crate::telemetry::route::error_name;
@@ -156,6 +157,9 @@ impl Attempt<'_> {
         let error = match sent {
             Ok(Ok(answer)) => {
                 lease.connected();
+                if lease.listens() {
+                    lease.heard(Health::new(answer.response.status(), answer.response.headers()));
+                }
                 return Ok(Sent { lease, series, answer });
             }
             Ok(Err(error)) => Ok(error),

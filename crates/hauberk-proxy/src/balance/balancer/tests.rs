@@ -9,6 +9,7 @@ const MS: Duration = Duration::from_millis(1);
 fn settings() -> Settings {
     Settings {
         load: PeakEwma::default(),
+        penalty: None,
         queue: Queue { capacity: 3, failfast_timeout: 1000 * MS },
         accrual: None,
         connect_backoff: Backoff::new(100 * MS, 1000 * MS, 0.0).unwrap(),
@@ -221,4 +222,47 @@ async fn keeps_the_least_number_of_endpoints_in_use() {
         balancer.pick(now).unwrap().judge(Outcome::Failure, now);
     }
     assert_eq!(balancer.count(now), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_come_quickly_do_not_attract_where_they_are_penalized() {
+    let penalty = Some(Penalty { least: 5000 * MS, most: 60_000 * MS });
+    for penalty in [None, penalty] {
+        let balancer = balancer(Settings { penalty, ..settings() }, &[1, 2]);
+        let mut bad = 0;
+        for _ in 0..200 {
+            let mut lease = balancer.acquire().await.unwrap();
+            let is_bad = *lease.endpoint() == 1;
+            tokio::time::advance(if is_bad { MS } else { 20 * MS }).await;
+            assert_eq!(lease.listens(), penalty.is_some());
+            lease.heard(Health { is_bad, retry_after: None });
+            lease.responded(Instant::now());
+            bad += usize::from(is_bad);
+        }
+        match penalty {
+            None => assert!(bad > 100, "quick failures attract: {bad}"),
+            Some(_) => assert!(bad < 40, "seed {SEED:#x}: {bad}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_asks_to_be_left_alone_costs_what_it_asks_for() {
+    let penalty = Some(Penalty { least: 5000 * MS, most: 60_000 * MS });
+    let balancer = balancer(Settings { penalty, ..settings() }, &[1]);
+    let check = |health, expect: Duration| {
+        let mut lease = balancer.pick(Instant::now()).unwrap();
+        lease.heard(health);
+        assert_eq!(lease.penalized(MS), expect, "{health:?}");
+        lease.responded(Instant::now());
+    };
+    let bad = |seconds: Option<u64>| Health {
+        is_bad: true,
+        retry_after: seconds.map(Duration::from_secs),
+    };
+    check(Health::default(), MS);
+    check(bad(None), 5000 * MS);
+    check(bad(Some(1)), 5000 * MS);
+    check(bad(Some(20)), 20_000 * MS);
+    check(bad(Some(1000)), 60_000 * MS);
 }
