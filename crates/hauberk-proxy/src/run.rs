@@ -24,7 +24,11 @@ use crate::{
     listen::{self, Listeners, OriginalDst},
     memory,
     settings::Config,
-    telemetry::metrics::Metrics,
+    telemetry::{
+        metrics::Metrics,
+        tap::{self, Taps},
+        trace::export,
+    },
     tls::Identity,
     worker::{Parts, Worker},
 };
@@ -100,6 +104,8 @@ pub struct Proxy {
     pub inbound: SocketAddr,
     /// Where it answers probes.
     pub admin: SocketAddr,
+    /// Where it tells what passes to whoever may watch.
+    pub tap: Option<SocketAddr>,
     config: Arc<Config>,
     tasks: Tasks,
     workers: Vec<JoinHandle<()>>,
@@ -115,7 +121,12 @@ impl Proxy {
         let listeners = listen::bind(&config)?;
         let config = Arc::new(config_with_ports(config, &listeners)?);
         let admin_listener = TcpListener::bind(config.admin_listen).await?;
-        let bound = Bound::new(&listeners, &admin_listener)?;
+        let tap_listener = match &config.tap {
+            Some(tap) => Some((TcpListener::bind(tap.listen).await?, tap.client.clone())),
+            None => None,
+        };
+        let bound =
+            Bound::new(&listeners, &admin_listener, tap_listener.as_ref().map(|(tap, _)| tap))?;
         bound.report(&config);
 
         let registry = Registry::new();
@@ -123,6 +134,8 @@ impl Proxy {
         metrics::process::register(&registry, SystemTime::now());
         metrics::process::register_tasks(&registry, &tasks);
         build_info::register(&registry, "proxy_build");
+        let taps = Taps::default();
+        registry.register(|registry| taps.register(registry));
         let anchors = Arc::new(TrustAnchors::from_pem(&config.identity.trust_anchors)?);
         let credentials = control::identity::credentials(&config.identity)?;
         let (publish, certified) = watch::channel(None);
@@ -133,6 +146,11 @@ impl Proxy {
         );
         let connector = Connector::new(identity.clone(), Arc::clone(&anchors), &tasks);
         let directory = Directory::connect(&config, &connector, &metrics.control, &tasks);
+        let tracer = config.traces.as_ref().map(|traces| {
+            let metrics = export::Metrics::default();
+            registry.register(|registry| metrics.register(registry));
+            export::start(traces, &connector, metrics, &tasks)
+        });
 
         let readiness = Readiness::new();
         let has_identity = readiness.condition("identity");
@@ -143,6 +161,11 @@ impl Proxy {
         let admin = admin::with_shutdown(admin, config.shutdown_endpoint, tasks.shutdown());
         let admin = admin::serve(admin_listener, Arc::new(admin), identity.clone(), tasks.clone());
         tasks.spawn("admin", admin);
+        if let Some((listener, client)) = tap_listener {
+            let (taps, identity, tasks) = (taps.clone(), identity.clone(), tasks.clone());
+            let server = tap::server::Server { taps, client, identity, tasks: tasks.clone() };
+            tasks.spawn("tap", server.serve(listener));
+        }
         let certifier = Certifier::new(
             &config,
             credentials,
@@ -171,14 +194,16 @@ impl Proxy {
                 directory: directory.clone(),
                 identity: identity.clone(),
                 metrics: Arc::clone(&metrics),
+                taps: taps.clone(),
+                tracer: tracer.clone(),
                 tasks: tasks.clone(),
                 seed: seed.wrapping_add(index as u64),
             };
             let thread = thread::Builder::new().name(format!("worker-{index}"));
             workers.push(thread.spawn(move || work(parts, listeners, capture))?);
         }
-        let Bound { outbound, inbound, admin } = bound;
-        Ok(Self { outbound, inbound, admin, config, tasks, workers })
+        let Bound { outbound, inbound, admin, tap } = bound;
+        Ok(Self { outbound, inbound, admin, tap, config, tasks, workers })
     }
 
     /// Waits for the end: draining, then at most the grace period, then whatever is left is cut.
@@ -278,16 +303,22 @@ struct Bound {
     outbound: Vec<SocketAddr>,
     inbound: SocketAddr,
     admin: SocketAddr,
+    tap: Option<SocketAddr>,
 }
 
 impl Bound {
-    fn new(listeners: &[Listeners], admin: &TcpListener) -> io::Result<Self> {
+    fn new(
+        listeners: &[Listeners],
+        admin: &TcpListener,
+        tap: Option<&TcpListener>,
+    ) -> io::Result<Self> {
         let first = listeners.first().expect("there is at least one worker");
         let outbound = first.outbound.iter().map(std::net::TcpListener::local_addr);
         Ok(Self {
             outbound: outbound.collect::<io::Result<_>>()?,
             inbound: first.inbound.local_addr()?,
             admin: admin.local_addr()?,
+            tap: tap.map(TcpListener::local_addr).transpose()?,
         })
     }
 
@@ -297,6 +328,10 @@ impl Bound {
         tracing::info!("Inbound interface on {}", self.inbound);
         for address in &self.outbound {
             tracing::info!("Outbound interface on {address}");
+        }
+        match self.tap {
+            Some(address) => tracing::info!("Tap interface on {address}"),
+            None => tracing::info!("Tap DISABLED"),
         }
         tracing::info!("SNI is {}", config.identity.server_name);
         tracing::info!("Local identity is {}", config.identity.local);

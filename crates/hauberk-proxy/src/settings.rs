@@ -39,6 +39,8 @@ pub struct Config {
     pub shutdown_endpoint: bool,
     /// Where the control listener (tap) listens, and who may tap.
     pub tap: Option<Tap>,
+    /// Where spans go, if anywhere.
+    pub traces: Option<Traces>,
     /// The destination service.
     pub destination: Service,
     /// The policy service.
@@ -186,6 +188,23 @@ pub struct Tap {
     pub listen: SocketAddr,
     /// Who may tap.
     pub client: WorkloadId,
+}
+
+/// The export of spans.
+#[derive(Clone, Debug)]
+pub struct Traces {
+    /// Who collects them.
+    pub collector: Service,
+    /// Attribute `service.name`.
+    pub service_name: String,
+    /// Attribute `host.name`.
+    pub hostname: Option<String>,
+    /// A file of attributes, a line `key="value"` each.
+    pub attributes_path: Option<PathBuf>,
+    /// Further attributes, a line `key=value` each.
+    pub extra_attributes: String,
+    /// Further attributes in OpenTelemetry's own form, `key=value` with commas between.
+    pub otel_attributes: String,
 }
 
 /// One service of the control plane.

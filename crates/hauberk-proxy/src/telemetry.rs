@@ -8,4 +8,6 @@ pub mod http;
 pub mod labels;
 pub mod metrics;
 pub mod route;
+pub mod tap;
 pub mod tcp;
+pub mod trace;

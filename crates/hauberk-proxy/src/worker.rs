@@ -7,8 +7,14 @@
 //! Built by `run`; tests build one with [`Worker::new`] on a paused clock.
 
 use crate::{
-    balance::Balancers, control::Directory, http, inbound::policy::Policies,
-    outbound::discover::Targets, settings::Config, telemetry::metrics::Metrics, tls::Identity,
+    balance::Balancers,
+    control::Directory,
+    http,
+    inbound::policy::Policies,
+    outbound::discover::Targets,
+    settings::Config,
+    telemetry::{metrics::Metrics, tap::Taps, trace::Tracer},
+    tls::Identity,
 };
 use hauberk_process::{LocalSpawner, Shutdown, Spawner, Tasks};
 use rand::{SeedableRng, rngs::SmallRng};
@@ -25,6 +31,10 @@ pub struct Worker {
     pub identity: Identity,
     /// Every metric family.
     pub metrics: Arc<Metrics>,
+    /// Who watches requests.
+    pub taps: Taps,
+    /// Who follows requests, if anybody collects that.
+    pub tracer: Option<Tracer>,
     /// Starts named tasks; use [`Tasks::spawn_local`].
     pub tasks: Tasks,
     /// Tells when to drain; connections hold [`Shutdown::guard`].
@@ -56,6 +66,10 @@ pub struct Parts {
     pub identity: Identity,
     /// Every metric family.
     pub metrics: Arc<Metrics>,
+    /// Who watches requests.
+    pub taps: Taps,
+    /// Who follows requests, if anybody collects that.
+    pub tracer: Option<Tracer>,
     /// The process's tasks.
     pub tasks: Tasks,
     /// Seed of this worker's randomness.
@@ -65,7 +79,7 @@ pub struct Parts {
 impl Worker {
     /// A worker with empty caches, for the current thread.
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { config, directory, identity, metrics, tasks, seed } = parts;
+        let Parts { config, directory, identity, metrics, taps, tracer, tasks, seed } = parts;
         Rc::new(Self {
             shutdown: tasks.shutdown().clone(),
             connections: tasks.kind("connection"),
@@ -79,6 +93,8 @@ impl Worker {
             directory,
             identity,
             metrics,
+            taps,
+            tracer,
             tasks,
         })
     }

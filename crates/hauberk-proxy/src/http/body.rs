@@ -212,6 +212,9 @@ impl Observed {
                 if let Some(timer) = &self.timer {
                     timer.moved();
                 }
+                if let Some(data) = frame.data_ref() {
+                    end.piece(data.len());
+                }
                 if let Some(trailers) = frame.trailers_ref() {
                     self.finish(Some(trailers));
                 } else if self.held.is_empty() && http_body::Body::is_end_stream(&self.inner) {

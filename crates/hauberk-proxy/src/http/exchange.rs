@@ -15,6 +15,7 @@ use super::limit::Permit;
 use crate::balance::{Lease, Outcome};
 use crate::telemetry::http::Series;
 use crate::telemetry::route::RouteSeries;
+use crate::telemetry::tap::Tapped;
 
 /// Counters of a route and of its backend, as far as there are any.
 pub type Routes = [Option<Rc<RouteSeries>>; 2];
@@ -40,6 +41,8 @@ pub struct End {
     pub keep: Keep,
     /// The request's place among those under way; none if another attempt follows.
     pub permit: Option<Permit>,
+    /// Who watches.
+    pub tapped: Option<Box<Tapped>>,
 }
 
 impl End {
@@ -53,24 +56,34 @@ impl End {
         self.lease.responded(Instant::now());
     }
 
+    /// A piece of the body is here.
+    pub fn piece(&mut self, bytes: usize) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.count(bytes);
+        }
+    }
+
     /// The response has ended as it should.
     pub fn finish(mut self, trailers: Option<&HeaderMap>) {
         let keep = std::mem::take(&mut self.keep);
-        self.told(self.pending.end(trailers));
+        self.told(self.pending.end(trailers), trailers);
         keep.reuse();
     }
 
     /// The response broke off.
     pub fn broke(mut self, how: Break) {
-        self.told(Class::Broken(how));
+        self.told(Class::Broken(how), None);
     }
 
     /// The client went away before the end; what is known so far counts.
     pub fn abandon(mut self) {
-        self.told(self.pending.end(None));
+        self.told(self.pending.end(None), None);
     }
 
-    fn told(&mut self, class: Class) {
+    fn told(&mut self, class: Class, trailers: Option<&HeaderMap>) {
+        if let Some(tapped) = self.tapped.take() {
+            tapped.end(class, trailers);
+        }
         let now = Instant::now();
         self.lease.responded(now);
         self.lease.judge(outcome(class, self.status), now);

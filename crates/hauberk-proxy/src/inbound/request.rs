@@ -56,6 +56,8 @@ use crate::telemetry::access_log::Entry;
 use crate::telemetry::http::Series;
 use crate::telemetry::labels::Labels;
 use crate::telemetry::route::RouteSeries;
+use crate::telemetry::tap::Between;
+use crate::telemetry::trace::Traced;
 use crate::worker::Worker;
 
 /// Applications in use on a worker, by their address.
@@ -179,7 +181,12 @@ impl Connection {
         if let Some(carried) = carried {
             orig_proto::downgrade(&mut request, carried);
         }
-        let mut response = match self.pass_on(request, manner, began).await {
+        let mut traced = self.worker.tracer.as_ref().and_then(|tracer| {
+            let random = || self.worker.random.borrow_mut().random();
+            tracer.begin(&mut request, Direction::Inbound, self.facts.client, random)
+        });
+        let sent = self.pass_on(request, manner, began, traced.as_deref_mut()).await;
+        let mut response = match sent {
             Ok(response) => response,
             Err(Refused::Answered(response)) => *response,
             Err(Refused::Reset(error)) if self.version == Version::Http2 && carried.is_none() => {
@@ -191,6 +198,9 @@ impl Connection {
             }
             Err(Refused::Failed(failure)) => self.refuse(&failure, manner),
         };
+        if let Some(traced) = traced {
+            traced.end(response.status());
+        }
         if carried.is_some() {
             orig_proto::mark_response(&mut response);
         }
@@ -205,6 +215,7 @@ impl Connection {
         request: Request<Incoming>,
         manner: Manner,
         began: Instant,
+        traced: Option<&mut Traced>,
     ) -> Result<Response<Body>, Refused> {
         let worker = &self.worker;
         let max = worker.config.inbound.side.in_flight_max;
@@ -230,8 +241,18 @@ impl Connection {
         self.application.used.set(began);
         let series = Some(&counters.series);
         let patience = balancer.settings().queue.failfast_timeout;
-        let attempt = Attempt { balancer, series, required: None, began, patience, limits: None };
+        let between = Between {
+            direction: Direction::Inbound,
+            client: self.facts.client,
+            tls: &self.facts.tls,
+            route: table.route(found.route),
+        };
+        let (required, limits) = (None, None);
+        let attempt = Attempt { balancer, series, required, between, began, patience, limits };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
+        if let Some(traced) = traced {
+            traced.send();
+        }
         let sent = attempt.send(worker, request).await;
         let sent = sent.inspect_err(|why| counters.of_route.failed(why.name(), began.elapsed()));
         let sent = sent.map_err(|unanswered| match unanswered {
@@ -263,6 +284,7 @@ impl Connection {
             lease: sent.lease,
             keep: sent.answer.keep,
             permit: Some(permit),
+            tapped: sent.tapped,
         };
         Ok(Response::from_parts(parts, Body::observed(body, Held::new(), end, None)))
     }

@@ -61,6 +61,8 @@ enum Kind {
 /// What is done with the requests of one rule.
 #[derive(Debug)]
 pub struct Rule {
+    /// The route it belongs to.
+    pub meta: Meta,
     /// Filters in order.
     pub filters: Vec<Filter>,
     /// Counters of the route.
@@ -243,7 +245,7 @@ impl Compiler<'_> {
             let series = families.2.series(&labels());
             Box::new(Care { timeouts, retries, budget, series, allows_overrides })
         });
-        Rule { filters, series, care, backends }
+        Rule { meta: route.clone(), filters, series, care, backends }
     }
 
     fn target(&self, backend: &outbound::Backend) -> Target {

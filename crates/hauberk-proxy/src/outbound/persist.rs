@@ -92,6 +92,7 @@ impl Connection {
                 balancer,
                 series: None,
                 required: required.as_ref(),
+                between: self.between(rule),
                 began: attempted,
                 patience: backend.patience(),
                 limits: Some((&limits, &progress)),
@@ -282,7 +283,7 @@ async fn discard(
     match result {
         Err(why) => backend.series.failed(why.name(), attempted.elapsed()),
         Ok((sent, held)) => {
-            let Sent { lease, series, answer } = sent;
+            let Sent { lease, series, answer, tapped } = sent;
             let (parts, body) = answer.response.into_parts();
             let end = End {
                 began: attempted,
@@ -294,6 +295,7 @@ async fn discard(
                 lease,
                 keep: answer.keep,
                 permit: None,
+                tapped,
             };
             let mut body = Body::observed(body, held, end, None);
             let rest = std::future::poll_fn(|cx| {

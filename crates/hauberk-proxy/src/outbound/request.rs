@@ -26,7 +26,7 @@ use super::discover::Target;
 use super::persist::Work;
 use super::retry::{Attempt, Sent, Unanswered};
 use crate::balance::Refusal;
-use crate::connection::Facts;
+use crate::connection::{Direction, Facts, NoTls, Tls};
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held};
@@ -41,6 +41,8 @@ use crate::http::routes::host_of;
 use crate::http::server::{self, Answered, Control};
 use crate::io::Io;
 use crate::telemetry::labels::Labels;
+use crate::telemetry::tap::Between;
+use crate::telemetry::trace::Traced;
 use crate::worker::Worker;
 
 /// Compiled policies of one original destination, by the version clients speak.
@@ -112,7 +114,7 @@ pub(super) struct Arrived {
 }
 
 impl Connection {
-    async fn answer(&self, request: Request<Incoming>) -> Answered {
+    async fn answer(&self, mut request: Request<Incoming>) -> Answered {
         let began = Instant::now();
         let http_version = request.version();
         if self.version == Version::Http1
@@ -129,16 +131,24 @@ impl Connection {
             version: http_version,
             informs: !self.worker.config.outbound.hide_informational_headers,
         };
-        match self.pass_on(request, manner, began).await {
-            Ok(response) => Ok(response),
-            Err(Refused::Answered(response)) => Ok(*response),
-            Err(Refused::Reset(error)) if self.version == Version::Http2 => Err(error),
+        let mut traced = self.worker.tracer.as_ref().and_then(|tracer| {
+            let random = || self.worker.random.borrow_mut().random();
+            tracer.begin(&mut request, Direction::Outbound, self.client, random)
+        });
+        let response = match self.pass_on(request, manner, began, traced.as_deref_mut()).await {
+            Ok(response) => response,
+            Err(Refused::Answered(response)) => *response,
+            Err(Refused::Reset(error)) if self.version == Version::Http2 => return Err(error),
             Err(Refused::Reset(error)) => {
                 let failure = Failure::peer(What::Io(std::io::Error::other(error)));
-                Ok(self.refuse(&failure, manner))
+                self.refuse(&failure, manner)
             }
-            Err(Refused::Failed(failure)) => Ok(self.refuse(&failure, manner)),
+            Err(Refused::Failed(failure)) => self.refuse(&failure, manner),
+        };
+        if let Some(traced) = traced {
+            traced.end(response.status());
         }
+        Ok(response)
     }
 
     async fn pass_on(
@@ -146,6 +156,7 @@ impl Connection {
         request: Request<Incoming>,
         manner: Manner,
         began: Instant,
+        traced: Option<&mut Traced>,
     ) -> Result<Response<Body>, Refused> {
         let worker = &self.worker;
         let max = worker.config.outbound.side.in_flight_max;
@@ -159,6 +170,9 @@ impl Connection {
         let plan = rule.plan(&mut parts.headers);
         self.filter(&rule.filters, &mut parts, matched, manner)?;
         if let Some(plan) = plan {
+            if let Some(traced) = traced {
+                traced.send();
+            }
             let table = &*table;
             let work = Work { table, rule, plan, parts, body, required, matched, manner, began };
             return Box::pin(self.persist(work, permit)).await;
@@ -170,9 +184,13 @@ impl Connection {
         let (balancer, is_forward) = backend.balancer()?;
         let patience = backend.patience();
         let required = required.as_ref();
-        let attempt = Attempt { balancer, series: None, required, began, patience, limits: None };
+        let (between, series, limits) = (self.between(rule), None, None);
+        let attempt = Attempt { balancer, series, required, between, began, patience, limits };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
+        if let Some(traced) = traced {
+            traced.send();
+        }
         let sent = attempt.send(worker, request).await;
         let sent = sent.inspect_err(|why| {
             for route in routes.iter().flatten() {
@@ -183,6 +201,12 @@ impl Connection {
         let (held, timer, attempted) = (Held::new(), None, began);
         let arrived = Arrived { sent, held, routes, began, attempted, timer, permit, is_forward };
         Ok(self.deliver(arrived, manner, rule, backend))
+    }
+
+    /// What a tap is told about a request of that rule.
+    pub(super) fn between<'r>(&self, rule: &'r Rule) -> Between<'r> {
+        let tls = const { &Tls::None(NoTls::Loopback) };
+        Between { direction: Direction::Outbound, client: self.client, tls, route: &rule.meta }
     }
 
     /// The response as the application sees it, with the filters of its route.
@@ -217,7 +241,7 @@ impl Connection {
     /// The endpoint's response as the application sees it.
     fn response(&self, arrived: Arrived, manner: Manner) -> Response<Body> {
         let Arrived { sent, held, routes, began, attempted, timer, permit, is_forward } = arrived;
-        let Sent { lease, series, answer } = sent;
+        let Sent { lease, series, answer, tapped } = sent;
         let (mut parts, body) = answer.response.into_parts();
         if self.version == Version::Http1 {
             // Each hop speaks its own version (RFC 9110 section 6.2); hyper frames the body by it.
@@ -246,6 +270,7 @@ impl Connection {
             lease,
             keep: answer.keep,
             permit: Some(permit),
+            tapped,
         };
         Response::from_parts(parts, Body::observed(body, held, end, timer))
     }

@@ -22,6 +22,7 @@ use crate::http::health::Health;
 use crate::http::limits::{Limit, Limits, Progress};
 use crate::telemetry::http::Series;
 use crate::telemetry::route::error_name;
+use crate::telemetry::tap::{Between, Tapped};
 use crate::worker::Worker;
 
 /// Endpoints tried for one request. The failfast time bounds the waiting; this bounds the work
@@ -37,6 +38,8 @@ pub struct Attempt<'a> {
     pub series: Option<&'a Rc<Series>>,
     /// The identity the endpoint must have.
     pub required: Option<&'a WorkloadId>,
+    /// What a tap is told.
+    pub between: Between<'a>,
     /// When the request arrived.
     pub began: Instant,
     /// How long after that another attempt may begin.
@@ -54,6 +57,8 @@ pub struct Sent {
     pub series: Rc<Series>,
     /// The response.
     pub answer: Answer,
+    /// Who watches.
+    pub tapped: Option<Box<Tapped>>,
 }
 
 /// Why there is no response.
@@ -148,6 +153,7 @@ impl Attempt<'_> {
         let series = client.series().or(self.series).map(Rc::clone);
         let series = series.expect("endpoints have counters, and so has the inbound caller");
         series.request();
+        let mut tapped = worker.taps.begin(&self.between, lease.source(), &request);
         let sent = match self.limits {
             None => Ok(client.send(worker, request).await),
             Some((limits, progress)) => {
@@ -160,7 +166,10 @@ impl Attempt<'_> {
                 if lease.listens() {
                     lease.heard(Health::new(answer.response.status(), answer.response.headers()));
                 }
-                return Ok(Sent { lease, series, answer });
+                if let Some(tapped) = &mut tapped {
+                    tapped.respond(&answer.response);
+                }
+                return Ok(Sent { lease, series, answer, tapped });
             }
             Ok(Err(error)) => Ok(error),
             Err(limit) => Err(limit),
@@ -169,6 +178,9 @@ impl Attempt<'_> {
         let count = |how| {
             let latency = now.saturating_duration_since(self.began);
             series.response(None, Class::Broken(how), latency);
+            if let Some(tapped) = tapped {
+                tapped.end(Class::Broken(how), None);
+            }
         };
         let error = match error {
             Ok(error) => error,

@@ -2,7 +2,7 @@
 
 use super::{
     AccessLogFormat, Config, Http2Client, Http2Server, Identity, Inbound, Log, Outbound, Service,
-    Side, StreamLimits, Tap,
+    Side, StreamLimits, Tap, Traces,
 };
 use hauberk_linux::socket::ConnectionOptions;
 use hauberk_model::{
@@ -143,6 +143,7 @@ fn config(reader: &mut Reader<'_>, cores: usize) -> Option<Config> {
     let admin_listen = reader.read(table::ADMIN_LISTEN_ADDR, value::socket_address);
     let shutdown_endpoint = reader.read(table::SHUTDOWN_ENDPOINT_ENABLED, value::boolean);
     let tap = tap(reader);
+    let traces = traces(reader);
     let grace_period = reader.read(table::SHUTDOWN_GRACE_PERIOD, value::duration);
     let metrics_retain_idle = reader.read(table::METRICS_RETAIN_IDLE, value::duration);
     let log = reader.read(table::LOG, value::text);
@@ -156,6 +157,7 @@ fn config(reader: &mut Reader<'_>, cores: usize) -> Option<Config> {
         admin_listen: admin_listen?,
         shutdown_endpoint: shutdown_endpoint?,
         tap,
+        traces,
         destination: destination?,
         policy: policy?,
         destination_context: destination_context.unwrap_or_default().into(),
@@ -400,6 +402,24 @@ fn tap(reader: &mut Reader<'_>) -> Option<Tap> {
     let listen: Option<SocketAddr> = reader.read(table::CONTROL_LISTEN_ADDR, value::socket_address);
     let client = reader.read(table::TAP_SVC_NAME, workload_id);
     Some(Tap { listen: listen?, client: client? })
+}
+
+fn traces(reader: &mut Reader<'_>) -> Option<Traces> {
+    // Empty counts as absent.
+    reader.raw(table::TRACE_COLLECTOR_SVC_ADDR)?;
+    let collector =
+        service(reader, table::TRACE_COLLECTOR_SVC_ADDR, table::TRACE_COLLECTOR_SVC_NAME);
+    let service_name = reader.read(table::TRACE_SERVICE_NAME, value::text);
+    let attributes_path = reader.read(table::TRACE_ATTRIBUTES_PATH, value::text);
+    let extra_attributes = reader.read(table::TRACE_EXTRA_ATTRIBUTES, value::text);
+    Some(Traces {
+        collector: collector?,
+        service_name: service_name.unwrap_or_else(|| "linkerd-proxy".to_owned()),
+        hostname: reader.raw("HOSTNAME").map(ToOwned::to_owned),
+        attributes_path: attributes_path.map(Into::into),
+        extra_attributes: extra_attributes.unwrap_or_default(),
+        otel_attributes: reader.raw("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default().to_owned(),
+    })
 }
 
 /// At least the minimum, at most the maximum or its share of the cores, never more than there are; without any

@@ -28,6 +28,7 @@ use hauberk_proxy::control::{Directory, Lookup, Publisher, Target};
 use hauberk_proxy::io::Io;
 use hauberk_proxy::settings::Config;
 use hauberk_proxy::telemetry::metrics::Metrics;
+use hauberk_proxy::telemetry::tap::Taps;
 use hauberk_proxy::tls::Identity;
 use hauberk_proxy::worker::{Parts, Worker};
 use hauberk_proxy::{inbound, outbound, settings};
@@ -288,6 +289,8 @@ fn side(ca: &mut TestCa, name: &str, change: impl FnOnce(&mut Config)) -> (Side,
         directory,
         identity,
         metrics: Arc::new(Metrics::register(&registry)),
+        taps: Taps::default(),
+        tracer: None,
         tasks: Tasks::new(Shutdown::new()),
         seed: 1,
     });

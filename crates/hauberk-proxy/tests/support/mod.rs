@@ -20,7 +20,7 @@ use hauberk_proxy::{
     listen::OriginalDst,
     run::{Capture, Proxy, Surroundings},
     settings,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, tap::Taps},
     tls::Identity,
     worker::{Parts, Worker},
 };
@@ -334,6 +334,8 @@ pub fn worker() -> (Rc<Worker>, Publisher) {
         directory,
         identity: Identity::new(identity, name, certified),
         metrics: Arc::new(Metrics::register(&Registry::new())),
+        taps: Taps::default(),
+        tracer: None,
         tasks: Tasks::new(Shutdown::new()),
         seed: 1,
     });
