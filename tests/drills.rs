@@ -55,7 +55,7 @@ spec:
       - name: main
         image: local/server
         command: [{PYTHON}, {server}, {moods}, \"8080\", \"9090\"]
-        readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1}}
+        readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1, failureThreshold: 2}}
         lifecycle: {{preStop: {{sleep: {{seconds: 1}}}}}}
 ",
         server = server.display(),
@@ -389,11 +389,13 @@ fn endpoints_may_be_replaced_killed_hang_reset_and_fail() {
     });
     again(&mut lab, load, THREADS, "a proxy killed");
 
-    // What hangs is slow: nothing is lost, and others are asked meanwhile.
+    // What hangs is slow, then not ready: nothing is lost, and others are asked meanwhile.
     let load = start(&mut lab, "hangs");
     let application = bad.pid("main").expect("the application runs");
     signal(application, "STOP");
-    sleep(4 * SECOND);
+    lab.wait("the endpoint is not ready", 8 * SECOND, |lab| {
+        servers(lab).iter().any(|pod| pod.name() == bad.name() && !pod.is_ready())
+    });
     signal(application, "CONT");
     again(&mut lab, load, 0, "an endpoint hangs");
 
@@ -405,4 +407,169 @@ fn endpoints_may_be_replaced_killed_hang_reset_and_fail() {
         moods.set(bad, "well");
         again(&mut lab, load, 5 + THREADS + 3, drill);
     }
+}
+
+/// Further objects: a service `mine` of one pod at a fixed address.
+fn mine(address: &str, moods: &Path) -> String {
+    let server = peers().join("moody_server.py");
+    let program = format!("{} {} 8080", server.display(), moods.display());
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: mine, namespace: drill}}
+spec:
+  selector: {{app: mine}}
+  ports: [{{name: http, port: 80, targetPort: 8080}}]
+---
+{pod}",
+        pod = pod_at(address, "mine", "", &program),
+    )
+}
+
+/// A pod at a fixed address, named and labelled so, that runs a program of ours.
+fn pod_at(address: &str, name: &str, annotations: &str, program: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: drill
+  labels: {{app: {name}}}
+  annotations: {{local.hauberk.io/ip: {address}, {annotations}}}
+spec:
+  terminationGracePeriodSeconds: 3
+  containers: [{{name: main, image: local/server, command: [sh, -c, exec {PYTHON} {program}]}}]
+"
+    )
+}
+
+#[test]
+fn a_stranger_at_a_known_address_gets_nothing_and_applications_stay_captured() {
+    const ADDRESS: &str = "10.42.77.7";
+    if !can_run("addresses") {
+        return;
+    }
+    let moods = Moods::new();
+    let own = mine(ADDRESS, moods.0.path());
+    let whole = format!("{}---\n{own}", manifest(1, "", moods.0.path()));
+    let mut lab = Lab::up("addresses", &whole);
+    let client = lab.pod("drill", "client");
+
+    // While the control plane is away, the pod goes and a stranger gets its address. It listens on
+    // the application's port and on the proxy's, but cannot prove to be who was there.
+    let load = Load::start(&mut lab, "stranger", "http://mine/", Connections::Kept);
+    keep_down(&mut lab, 5 * SECOND, |lab| !lab.control_plane().is_ready());
+    let program = format!(
+        "{} {} 8080 4143",
+        peers().join("moody_server.py").display(),
+        moods.0.path().display()
+    );
+    let stranger = pod_at(ADDRESS, "stranger", "linkerd.io/inject: disabled", &program);
+    let stranger = lab.file("stranger.yml", &stranger).display().to_string();
+    delete(&lab, &lab.pod("drill", "mine"));
+    lab.hauberk(&["apply", "-f", &stranger]);
+    keep_down(&mut lab, 20 * SECOND, |lab| {
+        let pods = lab.ps();
+        pods.iter().any(|pod| pod.name() == "stranger" && pod.is_ready() && pod.ip() == ADDRESS)
+            && !pods.iter().any(|pod| pod.name() == "mine")
+    });
+    let (stranger, direct) = (lab.pod("drill", "stranger"), format!("http://{ADDRESS}:8080/"));
+    keep_down(&mut lab, 10 * SECOND, |lab| {
+        let asked = lab.try_exec(&stranger, "main", &["curl", "-sf", &direct]);
+        text(&asked.stdout).trim() == "stranger"
+    });
+    let began = Instant::now();
+    keep_down(&mut lab, 20 * SECOND, |_| began.elapsed() > 2 * SECOND);
+    let outcome = load.stop(&mut lab);
+    println!("a stranger: {:?} and {:?}", outcome.answers, outcome.failures);
+    assert!(outcome.failed() > 0 && outcome.answers.keys().eq(["mine"]), "{:?}", outcome.answers);
+
+    // The application's traffic does not go around a proxy that is dead.
+    let load = Load::start(&mut lab, "captured", "http://server/", Connections::Kept);
+    let proxy = client.pid("linkerd-proxy").expect("the sidecar runs");
+    signal(proxy, "KILL");
+    let asked = lab.try_exec(&client, "main", &["curl", "-sS", "-m", "2", "http://server/"]);
+    assert!(!asked.status.success(), "a request went around: {}", text(&asked.stdout));
+    lab.wait("everything is ready", 40 * SECOND, |lab| {
+        lab.control_plane().is_ready() && lab.ps().iter().all(Pod::is_ready)
+    });
+    let asked = lab.exec(&client, "main", &["curl", "-sSf", "-m", "5", "http://server/"]);
+    assert!(asked.starts_with("server"), "{asked}");
+    let outcome = load.stop(&mut lab);
+    println!("own proxy killed: {} answered, {:?}", outcome.answered(), outcome.failures);
+}
+
+/// The soft limit of open files (proc_pid_limits(5)).
+fn open_files_max(pid: u64) -> String {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process runs");
+    let line = table.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()).expect("a limit").to_owned()
+}
+
+/// Sets a soft limit of a process while it runs, as its own user, who alone may (prlimit(2)).
+fn limit(pid: u64, what: &str) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let id = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()).expect("an id").to_owned()
+    };
+    let done = Command::new("setpriv")
+        .args(["--reuid", &id("Uid:"), "--regid", &id("Gid:"), "--clear-groups", "prlimit"])
+        .args(["--pid", &pid.to_string(), what])
+        .status();
+    assert!(done.is_ok_and(|status| status.success()), "cannot set {what} of {pid}");
+}
+
+fn open_files(pid: u64) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+}
+
+#[test]
+fn descriptors_and_memory_may_run_out() {
+    if !can_run("limits") {
+        return;
+    }
+    let moods = Moods::new();
+    let mut lab = Lab::up("limits", &manifest(1, "", moods.0.path()));
+    let client = lab.pod("drill", "client");
+    let server = servers(&lab).remove(0);
+    let proxy = server.pid("linkerd-proxy").expect("the sidecar runs");
+
+    // Forty connections want two descriptors each where four are left. Who is connected is served.
+    let load = Load::start(&mut lab, "descriptors", "http://server/", Connections::Kept);
+    let (many, few) = (open_files_max(proxy), open_files(proxy) + 4);
+    limit(proxy, &format!("--nofile={few}:"));
+    let hold = "import socket, time; \
+                held = [socket.create_connection(('server', 90)) for _ in range(40)]; \
+                [one.sendall(b'G') for one in held]; time.sleep(4)";
+    lab.exec(&client, "main", &[PYTHON, "-c", hold]);
+    let logs = lab.logs(&server);
+    assert!(logs.contains("cannot accept connections"), "descriptors did not run out: {logs}");
+    let outcome = load.stop(&mut lab);
+    outcome.assert_lost_at_most(THREADS, "descriptors exhausted");
+    limit(proxy, &format!("--nofile={many}:"));
+    let fresh = Load::start(&mut lab, "enough", "http://server:90/", Connections::Fresh);
+    sleep(SECOND);
+    fresh.stop(&mut lab).assert_lost_at_most(0, "descriptors are back");
+
+    // Near the limit of memory requests are refused with 503, and taken again when there is room.
+    let load = Load::start(&mut lab, "memory", "http://server/", Connections::Kept);
+    let status = std::fs::read_to_string(format!("/proc/{proxy}/status")).expect("it runs");
+    let data = status.lines().find_map(|line| line.strip_prefix("VmData:")).expect("VmData");
+    let data: u64 = data.trim().trim_end_matches(" kB").trim().parse().expect("a number");
+    limit(proxy, &format!("--data={}:", data * 1024 * 100 / 95));
+    sleep(2 * SECOND);
+    limit(proxy, "--data=unlimited:");
+    lab.wait("requests are taken again", 10 * SECOND, |lab| {
+        let asked = lab.try_exec(&client, "main", &["curl", "-sf", "-m", "2", "http://server/"]);
+        asked.status.success()
+    });
+    sleep(SECOND);
+    let outcome = load.stop(&mut lab);
+    println!("memory: {} answered, {:?}", outcome.answered(), outcome.failures);
+    assert!(outcome.failed() > 0 && outcome.answered() > 100, "{:?}", outcome.failures);
+    assert!(outcome.failures.keys().all(|why| why.starts_with("503")), "{:?}", outcome.failures);
+
+    let now = servers(&lab).remove(0);
+    assert_eq!(now.pid("linkerd-proxy"), Some(proxy), "the sidecar lived through it");
 }

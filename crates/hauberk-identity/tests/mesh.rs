@@ -11,7 +11,7 @@ use hauberk_identity::request::Request;
 use hauberk_identity::verify::{WrongPeer, client_identity, expect_identity};
 use hauberk_identity::{
     Alpn, Certified, Credentials, Issued, Issuer, TRANSPORT_PROTOCOL, TlsSettings, TrustAnchors,
-    client_config,
+    client_config, renewal,
 };
 use hauberk_model::workload_id::WorkloadId;
 use rand::SeedableRng;
@@ -245,6 +245,33 @@ fn expired_certificates_are_refused() {
     assert_eq!(ChainError::from(late), ChainError::Expired);
     let early = attempt(noon() - skew - second).expect_err("from the future");
     assert_eq!(ChainError::from(early), ChainError::NotYetValid);
+}
+
+#[test]
+fn the_issuing_clock_may_differ_by_the_allowance_and_be_behind_by_a_leafs_life() {
+    let mut mesh = Mesh::new();
+    let credentials = Credentials::generate(id("web")).expect("randomness");
+    let (skew, second) = (Lifetimes::default().clock_skew, Duration::from_secs(1));
+    // The issuer takes it for noon; this is what the workload's own clock shows.
+    let mut take = |now| {
+        let issued = mesh.issued(&credentials, noon());
+        let settings = mesh.clock.settings();
+        let (leaf, above) = (issued.leaf, issued.intermediates);
+        let taken = credentials.certify(leaf, above, &mesh.anchors, &settings, now);
+        taken.map(|certified| certified.validity().not_after)
+    };
+    let refused = |why| Err(CertifyError::Chain(why));
+    let end = noon() + DAY + skew;
+    assert_eq!(take(noon() - skew), Ok(end));
+    assert_eq!(take(noon() - skew - second), refused(ChainError::NotYetValid));
+    assert_eq!(take(end), Ok(end));
+    assert_eq!(take(end + second), refused(ChainError::Expired));
+
+    // Renewal goes by what is left on the workload's own clock, whatever the issuer meant.
+    let ahead = noon() + 20 * HOUR;
+    let expires = take(ahead).expect("four hours are left");
+    let wait = renewal::wait(ahead, Some(expires), renewal::Bounds::default());
+    assert!(wait > 2 * HOUR && wait < 3 * HOUR, "{wait:?}");
 }
 
 #[test]
