@@ -67,37 +67,64 @@ impl Source {
     }
 }
 
-/// Reads all manifests. What cannot be read is named; the rest counts.
-pub fn read(sources: &[Source]) -> (BTreeMap<Key, Value>, Vec<String>) {
-    let (mut manifests, mut problems) = (BTreeMap::new(), Vec::new());
-    for source in sources {
-        let files = source.files().unwrap_or_else(|error| {
-            problems.push(format!("{}: {error}", source.directory.original().display()));
-            Vec::new()
-        });
-        for path in files {
-            let name = source.directory.original().join(path.file_name().unwrap_or_default());
-            let name = name.display();
-            let text = match fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(error) => {
-                    problems.push(format!("{name}: {error}"));
-                    continue;
-                }
-            };
-            let (values, broken) = yaml::objects(&text);
-            problems.extend(broken.iter().map(|problem| format!("{name}: {problem}")));
-            for value in values {
-                match Key::of(&value) {
-                    Ok(key) => {
-                        manifests.insert(key, value);
-                    }
-                    Err(problem) => problems.push(format!("{name}: {problem}")),
-                }
+/// The manifests of all sources, as far as they could be read.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    /// What each file holds.
+    files: BTreeMap<PathBuf, BTreeMap<Key, Value>>,
+    /// What could not be read, by the last reading.
+    problems: Vec<String>,
+}
+
+impl Manifests {
+    /// All objects; where two files have the same one, the later file's.
+    pub fn objects(&self) -> BTreeMap<Key, Value> {
+        let all = self.files.values().flatten();
+        all.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// Reads everything again. What cannot be read is named, and the rest counts: of a file that is
+    /// broken now, the objects it had before stay until it is mended or gone.
+    pub fn read(&mut self, sources: &[Source]) {
+        let before = std::mem::take(self);
+        for source in sources {
+            let files = source.files().unwrap_or_else(|error| {
+                self.problems.push(format!("{}: {error}", source.directory.original().display()));
+                Vec::new()
+            });
+            for path in files {
+                let name = source.directory.original().join(path.file_name().unwrap_or_default());
+                let (now, problems) = match fs::read_to_string(&path) {
+                    Ok(text) => parse(&text),
+                    Err(error) => (BTreeMap::new(), vec![error.to_string()]),
+                };
+                let mut objects = match before.files.get(&name) {
+                    Some(before) if !problems.is_empty() => before.clone(),
+                    Some(_) | None => BTreeMap::new(),
+                };
+                objects.extend(now);
+                let named = problems.iter().map(|problem| format!("{}: {problem}", name.display()));
+                self.problems.extend(named);
+                self.files.insert(name, objects);
             }
         }
     }
-    (manifests, problems)
+}
+
+/// The objects of a text, and what is wrong with the rest of it.
+fn parse(text: &str) -> (BTreeMap<Key, Value>, Vec<String>) {
+    let (values, broken) = yaml::objects(text);
+    let mut problems: Vec<_> = broken.iter().map(ToString::to_string).collect();
+    let mut objects = BTreeMap::new();
+    for value in values {
+        match Key::of(&value) {
+            Ok(key) => {
+                objects.insert(key, value);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (objects, problems)
 }
 
 /// Reads all manifests, now and whenever one changes.
@@ -121,13 +148,21 @@ pub fn follow(
     let shutdown = tasks.shutdown().clone();
     tasks.spawn("manifest files", async move {
         let Ok(mut stream) = inotify.into_event_stream([0; 4096]) else { return };
+        let mut manifests = Manifests::default();
+        let mut told = None;
         loop {
-            let (manifests, problems) = read(&sources);
-            for problem in &problems {
+            let known = manifests.problems.clone();
+            manifests.read(&sources);
+            for problem in manifests.problems.iter().filter(|problem| !known.contains(problem)) {
                 tracing::error!(problem, "cannot read a manifest");
             }
-            if events.send(Event::Files(manifests, problems)).await.is_err() {
-                return;
+            // Other files of the same directory change too; the lab need not hear of it.
+            let news = (manifests.objects(), manifests.problems.clone());
+            if told.as_ref() != Some(&news) {
+                told = Some(news.clone());
+                if events.send(Event::Files(news.0, news.1)).await.is_err() {
+                    return;
+                }
             }
             tokio::select! {
                 change = stream.next() => if change.is_none() { return },
@@ -153,14 +188,39 @@ mod tests {
         write("b.yaml", "kind: Pod\nmetadata: {name: b}\n");
         write("c.txt", "not ours");
         let sources = [Source::open(directory.path()).unwrap()];
-        let (manifests, problems) = read(&sources);
-        let keys: Vec<_> = manifests.keys().map(ToString::to_string).collect();
-        assert_eq!(keys, ["namespace/a"]);
+        let mut manifests = Manifests::default();
+        manifests.read(&sources);
+        assert_eq!(keys(&manifests), ["namespace/a"]);
+        let problems = &manifests.problems;
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[1].ends_with("b.yaml: the Pod has no apiVersion"), "{problems:?}");
+    }
 
-        let one = [Source::open(&directory.path().join("b.yaml")).unwrap()];
-        fs::remove_file(directory.path().join("b.yaml")).unwrap();
-        assert_eq!(read(&one).0.len(), 0, "a file that is gone has no objects");
+    #[test]
+    fn a_file_that_breaks_keeps_its_objects_and_one_that_goes_takes_them_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yml");
+        let object =
+            |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+        let sources = [Source::open(directory.path()).unwrap()];
+        let mut manifests = Manifests::default();
+        let mut check = |expect: &[&str], problems: usize| {
+            manifests.read(&sources);
+            assert_eq!(keys(&manifests), expect);
+            assert_eq!(manifests.problems.len(), problems, "{:?}", manifests.problems);
+        };
+        fs::write(&file, object("a") + "---\n" + &object("b")).unwrap();
+        check(&["namespace/a", "namespace/b"], 0);
+        // An editor has written half of it.
+        fs::write(&file, object("a") + "---\napiVersion: [").unwrap();
+        check(&["namespace/a", "namespace/b"], 1);
+        fs::write(&file, object("c")).unwrap();
+        check(&["namespace/c"], 0);
+        fs::remove_file(&file).unwrap();
+        check(&[], 0);
+    }
+
+    fn keys(manifests: &Manifests) -> Vec<String> {
+        manifests.objects().keys().map(ToString::to_string).collect()
     }
 }
