@@ -229,9 +229,10 @@ fn the_control_plane_may_die_and_come_back_to_changed_endpoints() {
         metric(&page, "request_total", &["direction=\"inbound\"", "tls=\"true\""]) > 10.0
     });
     let (http, raw) = (http.stop(&mut lab), raw.stop(&mut lab));
-    // Nobody tells of the pod that ends: what it had under way ends with it.
-    raw.assert_lost_at_most(THREADS, "control plane, TCP");
-    http.assert_lost_at_most(THREADS, "control plane, HTTP");
+    // Nobody tells of the pod that ends: what comes to it between the end of its program and that
+    // of its proxy is lost, some hundredths of a second's requests.
+    raw.assert_lost_at_most(4 * THREADS, "control plane, TCP");
+    http.assert_lost_at_most(4 * THREADS, "control plane, HTTP");
     assert!(http.answers.contains_key(new.name()), "{:?}", http.answers);
 }
 

@@ -6,6 +6,7 @@ its last answers that their connections end, then stops accepting, and lets requ
 way finish.
 """
 
+import os
 import pathlib
 import signal
 import socket
@@ -80,7 +81,11 @@ while not ending.wait(0.1):
     pass
 time.sleep(FAREWELL_SECONDS)
 for server in servers:
-    server.shutdown()
+    threading.Thread(target=server.shutdown).start()
+for thread in threads:
+    thread.join()
 end = time.monotonic() + 1
 while busy and time.monotonic() < end:
     time.sleep(0.01)
+# At once: what connects from now on can only be refused.
+os._exit(0)
