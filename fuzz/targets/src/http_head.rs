@@ -79,9 +79,6 @@ fn names_one_host(request: &Request<()>) {
     assert!(request.headers().get_all(HOST).iter().count() <= 1);
     let framings = [CONTENT_LENGTH, TRANSFER_ENCODING];
     assert!(!framings.iter().all(|name| request.headers().contains_key(name)));
-    if request.uri().authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return; // User info in an absolute target is let through, and belongs to nobody's host.
-    }
     if let Some(authority) = request.uri().authority() {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         assert_eq!(routes::host_of(authority.as_str()), host);

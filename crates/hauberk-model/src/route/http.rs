@@ -23,7 +23,8 @@ pub struct HttpMatch {
 pub enum PathMatch {
     /// Exactly so.
     Exact(Arc<str>),
-    /// Begins with these segments: `/a` is a prefix of `/a` and `/a/b`, not of `/ab`.
+    /// Begins with these segments: `/a` is a prefix of `/a` and `/a/b`, not of `/ab`; `/` is one
+    /// of every path, but not of targets that are no paths (`*`, and nothing at all for CONNECT).
     Prefix(Arc<str>),
     /// Matches as a whole.
     Regex(Pattern),
@@ -70,7 +71,8 @@ impl PathMatch {
             Self::Prefix(prefix) => {
                 let prefix = prefix.trim_end_matches('/');
                 let rest = path.strip_prefix(prefix)?;
-                (rest.is_empty() || rest.starts_with('/')).then_some(prefix.len().max(1))
+                let whole = rest.is_empty() && !prefix.is_empty();
+                (whole || rest.starts_with('/')).then_some(prefix.len().max(1))
             }
             Self::Regex(pattern) => pattern.matches(path).then_some(path.len()),
         }
@@ -168,6 +170,7 @@ mod tests {
         check("/a/", "/a", Some(2));
         check("/", "/x", Some(1));
         check("/", "*", None);
+        check("/", "", None);
     }
 
     #[test]

@@ -117,6 +117,11 @@ pub fn check_http1<B>(request: &Request<B>) -> Result<(), Malformed> {
     } else if is_authority_form(uri) {
         return Err(Malformed::AuthorityForm);
     }
+    // RFC 9110 section 4.2.4: user info in a target is an error; a host after it would be taken for
+    // another one than the routes know.
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Malformed::InvalidHost);
+    }
     let headers = request.headers();
     let mut hosts = headers.get_all(HOST).iter();
     if let Some(host) = hosts.next() {

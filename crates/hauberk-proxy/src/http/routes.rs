@@ -39,9 +39,9 @@ pub trait Wide: Match {
 impl Wide for HttpMatch {
     fn is_every_path(&self) -> bool {
         let path = match &self.path {
-            None => true,
             Some(PathMatch::Prefix(prefix)) => &**prefix == "/",
-            Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => false,
+            // Without a path it also means `OPTIONS *` and CONNECT, whose targets are no paths.
+            None | Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => false,
         };
         path && self.headers.is_empty() && self.query.is_empty() && self.method.is_none()
     }

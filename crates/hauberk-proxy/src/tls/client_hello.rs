@@ -135,7 +135,7 @@ fn server_name(message: &[u8]) -> Option<Option<String>> {
                 let kind = names.take(1)?[0];
                 let name = names.vector16()?;
                 if kind == 0 {
-                    return Some(Some(dns_name(name)?));
+                    return server_name(name);
                 }
             }
         }
@@ -143,10 +143,15 @@ fn server_name(message: &[u8]) -> Option<Option<String>> {
     Some(None)
 }
 
-fn dns_name(name: &[u8]) -> Option<String> {
+/// The name, nothing for an address (RFC 6066 section 3 forbids it; it is passed over, as rustls
+/// does), and no hello at all for what cannot be a name.
+fn server_name(name: &[u8]) -> Option<Option<String>> {
     let text = std::str::from_utf8(name).ok()?;
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Some(None);
+    }
     rustls_pki_types::DnsName::try_from(text).ok()?;
-    Some(text.trim_end_matches('.').to_ascii_lowercase())
+    Some(Some(text.trim_end_matches('.').to_ascii_lowercase()))
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -250,6 +255,12 @@ mod tests {
         let mut bytes = records(&message(Some("a.b"), 0), 16384);
         bytes.extend(b"more");
         assert_eq!(parse(&bytes), named("a.b"));
+    }
+
+    #[test]
+    fn passes_over_an_address_in_place_of_a_name() {
+        let hello = records(&message(Some("192.0.2.1"), 0), 16384);
+        assert_eq!(parse(&hello), Hello::Tls { sni: None });
     }
 
     #[test]
