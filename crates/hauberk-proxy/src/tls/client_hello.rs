@@ -135,7 +135,7 @@ fn server_name(message: &[u8]) -> Option<Option<String>> {
                 let kind = names.take(1)?[0];
                 let name = names.vector16()?;
                 if kind == 0 {
-                    return server_name(name);
+                    return name_asked_for(name);
                 }
             }
         }
@@ -145,7 +145,7 @@ fn server_name(message: &[u8]) -> Option<Option<String>> {
 
 /// The name, nothing for an address (RFC 6066 section 3 forbids it; it is passed over, as rustls
 /// does), and no hello at all for what cannot be a name.
-fn server_name(name: &[u8]) -> Option<Option<String>> {
+fn name_asked_for(name: &[u8]) -> Option<Option<String>> {
     let text = std::str::from_utf8(name).ok()?;
     if text.parse::<std::net::IpAddr>().is_ok() {
         return Some(None);
