@@ -6,6 +6,7 @@
 //! | unauthorized, forbidden | 403 | 7 | no | – |
 //! | rate limited | 429 | 8 | no | – |
 //! | limit of time on a request | 504 | 4 | no | `response timeout` |
+//! | a service profile's limit of time | 504 | 4 | yes | `response timeout` |
 //! | required identity missing | 502 | 14 | no | `identity required` |
 //! | no endpoint in time (failfast), target unknown | 504 | 4 | yes | `failfast` |
 //! | too many requests | 503 | 14 | yes | `loadshed` |
@@ -58,6 +59,7 @@ pub fn row(failure: &Failure) -> Row {
         What::Unauthorized | What::Forbidden => row(StatusCode::FORBIDDEN, 7, false, None),
         What::RateLimited => row(StatusCode::TOO_MANY_REQUESTS, 8, false, None),
         What::Timeout(_) => row(StatusCode::GATEWAY_TIMEOUT, 4, false, Some("response timeout")),
+        What::ProfileTimeout => row(StatusCode::GATEWAY_TIMEOUT, 4, true, Some("response timeout")),
         What::IdentityRequired { .. } => {
             row(StatusCode::BAD_GATEWAY, 14, false, Some("identity required"))
         }
@@ -195,6 +197,7 @@ mod tests {
         check(What::Forbidden, 403, "7", false);
         check(What::RateLimited, 429, "8", false);
         check(What::Timeout("response timed out"), 504, "4", false);
+        check(What::ProfileTimeout, 504, "4", true);
         check(What::IdentityRequired { required: "a.b".into() }, 502, "14", false);
         check(What::FailFast("web:80".into()), 504, "4", true);
         check(What::Undiscovered(address), 504, "4", true);

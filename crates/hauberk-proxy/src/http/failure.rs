@@ -100,6 +100,9 @@ pub enum What {
     /// A limit of time on a request was reached.
     #[error("{0}")]
     Timeout(&'static str),
+    /// The head of a response did not come within the time of a service profile's route.
+    #[error("request timed out")]
+    ProfileTimeout,
     /// A direct connection needs mesh TLS and a client certificate.
     #[error("direct connections must be mutually authenticated")]
     DirectWithoutIdentity,

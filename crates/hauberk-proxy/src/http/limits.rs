@@ -8,6 +8,7 @@
 //! | limit | from | to |
 //! |---|---|---|
 //! | request | the route was found | the response has ended, all attempts together |
+//! | head | the route was found (service profiles) | the response's head, all attempts together |
 //! | headers | the request body has been sent | the response's head, of one attempt |
 //! | response | the request body has been sent, or the head is here if that is earlier | the response has ended |
 //! | idle | the last frame of either body | the next one |
@@ -29,6 +30,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct Limits {
     /// When the whole request must be over.
     pub request: Option<Instant>,
+    /// When the head must be here, all attempts together.
+    pub head: Option<Instant>,
     /// Longest wait for the head, from the end of the request body.
     pub headers: Option<Duration>,
     /// Longest time to the end of the response, from the end of the request body.
@@ -42,6 +45,8 @@ pub struct Limits {
 pub enum Limit {
     /// The whole request.
     Request,
+    /// The head of any attempt's response.
+    Head,
     /// The head of one attempt's response.
     Headers,
     /// The response.
@@ -54,7 +59,7 @@ impl Limit {
     /// What is said to the client.
     pub fn text(self) -> &'static str {
         match self {
-            Limit::Request => "request timed out",
+            Limit::Request | Limit::Head => "request timed out",
             Limit::Headers => "timed out waiting for response headers",
             Limit::Response => "timed out waiting for response stream",
             Limit::Idle => "stream timed out due to idleness",
@@ -65,7 +70,7 @@ impl Limit {
     pub fn name(self) -> &'static str {
         match self {
             Limit::Request => "REQUEST_TIMEOUT",
-            Limit::Headers => "RESPONSE_HEADERS_TIMEOUT",
+            Limit::Head | Limit::Headers => "RESPONSE_HEADERS_TIMEOUT",
             Limit::Response => "RESPONSE_STREAM_TIMEOUT",
             Limit::Idle => "IDLE_TIMEOUT",
         }
@@ -94,6 +99,7 @@ impl Limits {
         let after = |from: Option<Instant>, limit: Option<Duration>| Some(from? + limit?);
         let all = [
             (self.request, Limit::Request),
+            (self.head.filter(|_| seen.head.is_none()), Limit::Head),
             (after(until_head, self.headers), Limit::Headers),
             (after(answered, self.response), Limit::Response),
             (after(Some(seen.moved), self.idle), Limit::Idle),
@@ -224,6 +230,7 @@ mod tests {
         let start = Instant::now();
         let all = Limits {
             request: Some(start + 60 * SECOND),
+            head: None,
             headers: Some(2 * SECOND),
             response: Some(5 * SECOND),
             idle: Some(30 * SECOND),

@@ -29,6 +29,17 @@ pub struct Rules {
     pub timeout: Option<Duration>,
     /// Wait before another attempt.
     pub backoff: Option<Backoff>,
+    /// Who decides.
+    pub by: By,
+}
+
+/// By what a response is held to have failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Its status or code, which the rules name. Requests pay into the budget when they come.
+    Conditions,
+    /// Its class. Requests pay into the budget when they succeed (service profiles).
+    Class,
 }
 
 impl Default for Rules {
@@ -42,6 +53,7 @@ impl Default for Rules {
             codes: GrpcConditions::default(),
             timeout: None,
             backoff: Some(Backoff::new(ms(25), ms(250), 1.0).expect("25 ms are below 250 ms")),
+            by: By::Conditions,
         }
     }
 }
@@ -74,11 +86,17 @@ impl<C: Conditions> From<&Retry<C>> for Rules {
             codes,
             timeout: retry.timeout,
             backoff: retry.backoff,
+            by: By::Conditions,
         }
     }
 }
 
 impl Rules {
+    /// Those of a service profile's routes: at once, as often as the budget allows.
+    pub fn of_profile() -> Self {
+        Self { max_retries: u16::MAX, backoff: None, by: By::Class, ..Self::default() }
+    }
+
     /// Whether a response is tried again.
     pub fn wants(&self, status: u16, code: Option<u16>) -> bool {
         self.statuses.iter().any(|range| range.contains(&status))
@@ -87,7 +105,7 @@ impl Rules {
 
     /// Whether codes matter, which may stand in the trailers.
     pub fn has_codes(&self) -> bool {
-        self.codes != GrpcConditions::default()
+        self.by == By::Class || self.codes != GrpcConditions::default()
     }
 }
 

@@ -254,7 +254,8 @@ impl Connection {
             traced.send();
         }
         let sent = attempt.send(worker, request).await;
-        let sent = sent.inspect_err(|why| counters.of_route.failed(why.name(), began.elapsed()));
+        let sent = sent
+            .inspect_err(|why| counters.of_route.failed(why.name(), why.broke(), began.elapsed()));
         let sent = sent.map_err(|unanswered| match unanswered {
             Unanswered::Refused(balance::Refusal::Failfast) => {
                 let name = self.facts.original_dst.to_string().into();

@@ -8,6 +8,8 @@
 //! Cost: building is linear in the policy; choosing a backend is one comparison for the usual
 //! single backend, one random draw for weighted ones.
 
+mod profile;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,13 +21,14 @@ use hauberk_model::failure_accrual::FailureAccrual;
 use hauberk_model::outbound::{
     self, BackendTarget, Distribution, OutboundPolicy, OutboundProtocol, Queue, RuleAction,
 };
+use hauberk_model::profile::{RequestMatch, ResponseClass};
 use hauberk_model::route::grpc::GrpcMatch;
 use hauberk_model::route::http::{HttpMatch, PathMatch};
 use hauberk_model::route::{Match, Route, Rule as ModelRule};
 use hauberk_model::timeout::Timeouts;
 use hauberk_model::{Authority, Endpoint, Endpoints, Meta};
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -34,6 +37,7 @@ use crate::connection::Direction;
 use crate::dial;
 use crate::http::Version;
 use crate::http::budget::Budget;
+use crate::http::classify::{Pending, Verdict};
 use crate::http::client::Client;
 use crate::http::failure::{Failure, What};
 use crate::http::filter::Filter;
@@ -50,12 +54,19 @@ pub struct Table {
     routes: Kind,
     /// What the routes were made for, for log and metrics.
     pub parent: Meta,
+    /// What the next proxy is told the request was for; only by profiles.
+    pub canonical: Option<HeaderValue>,
 }
 
 #[derive(Debug)]
 enum Kind {
     Http(Routes<HttpMatch, Rule>),
     Grpc(Routes<GrpcMatch, Rule>),
+    /// The first that matches, or else the others'.
+    Profile {
+        routes: Vec<(RequestMatch, Rule)>,
+        others: Box<Rule>,
+    },
 }
 
 /// What is done with the requests of one rule.
@@ -77,10 +88,14 @@ pub struct Rule {
 pub struct Care {
     /// Limits of time.
     timeouts: Timeouts,
+    /// Longest wait for the head, all attempts together.
+    head: Option<Duration>,
+    /// Which responses are failures; the first that matches counts.
+    classes: Vec<ResponseClass>,
     /// Failed requests are tried again by these rules.
     retries: Option<Rc<Rules>>,
     /// What bounds retries of all requests together.
-    pub budget: RefCell<Budget>,
+    pub budget: Rc<RefCell<Budget>>,
     /// Counters of retries.
     pub series: RetrySeries,
     /// Requests may ask for timeouts and retries of their own.
@@ -92,6 +107,8 @@ pub struct Care {
 pub struct Plan {
     /// Limits of time.
     pub timeouts: Timeouts,
+    /// Longest wait for the head, all attempts together.
+    pub head: Option<Duration>,
     /// Rules of retries.
     pub retries: Option<Rc<Rules>>,
 }
@@ -172,7 +189,7 @@ impl Table {
             }
             (OutboundProtocol::Opaque(_) | OutboundProtocol::Tls(_), _) => return None,
         };
-        Some(Self { routes, parent })
+        Some(Self { routes, parent, canonical: None })
     }
 
     /// The rule for a request to `host`, and the path match that found it.
@@ -186,6 +203,11 @@ impl Table {
             Kind::Grpc(routes) => {
                 let found = routes.find(host, request)?;
                 Some((routes.rule(found), None))
+            }
+            Kind::Profile { routes, others } => {
+                let (method, path) = (&request.method, request.uri.path());
+                let found = routes.iter().find(|(condition, _)| condition.matches(method, path));
+                Some((found.map_or(others, |(_, rule)| rule), None))
             }
         }
     }
@@ -241,9 +263,11 @@ impl Compiler<'_> {
         let allows_overrides = action.allow_l5d_request_headers;
         let has_care = retries.is_some() || allows_overrides || timeouts != Timeouts::default();
         let care = has_care.then(|| {
-            let budget = RefCell::new(Budget::new(retries::BUDGET, Instant::now()));
+            let budget = Budget::new(retries::BUDGET, Instant::now());
+            let budget = Rc::new(RefCell::new(budget));
             let series = families.2.series(&labels());
-            Box::new(Care { timeouts, retries, budget, series, allows_overrides })
+            let (head, classes) = (None, Vec::new());
+            Box::new(Care { timeouts, head, classes, retries, budget, series, allows_overrides })
         });
         Rule { meta: route.clone(), filters, series, care, backends }
     }
@@ -274,11 +298,23 @@ fn http_pools(worker: &Worker) -> &Pools<Client> {
 }
 
 impl Rule {
+    /// What a response's head says about success, by the rule's own classes if it has any.
+    pub fn pending(&self, grpc: bool, status: StatusCode, headers: &HeaderMap) -> Pending {
+        let classes = self.care.as_ref().map_or(&[][..], |care| &care.classes);
+        let own = classes.iter().find(|class| class.condition.matches(status.as_u16()));
+        match own {
+            Some(class) if class.is_failure => Pending::Http(Verdict::Failure),
+            Some(_) => Pending::Http(Verdict::Success),
+            None => Pending::new(grpc, status, headers),
+        }
+    }
+
     /// What a request of this rule needs; none if it is sent once and takes the time it takes.
     /// Takes what the request asks for itself out of its headers, where that is allowed.
     pub fn plan(&self, headers: &mut HeaderMap) -> Option<Plan> {
         let care = self.care.as_ref()?;
-        let mut plan = Plan { timeouts: care.timeouts, retries: care.retries.clone() };
+        let (timeouts, head, retries) = (care.timeouts, care.head, care.retries.clone());
+        let mut plan = Plan { timeouts, head, retries };
         if care.allows_overrides {
             let overrides = Overrides::take(headers);
             plan.timeouts = overrides.timeouts(care.timeouts);
@@ -287,7 +323,8 @@ impl Rule {
             }
         }
         plan.retries.take_if(|rules| rules.max_retries == 0);
-        let is_ordinary = plan.retries.is_none() && plan.timeouts == Timeouts::default();
+        let has_limits = plan.timeouts != Timeouts::default() || plan.head.is_some();
+        let is_ordinary = plan.retries.is_none() && !has_limits;
         (!is_ordinary).then_some(plan)
     }
 

@@ -29,14 +29,14 @@ use super::retry::{Attempt, Sent, Unanswered};
 use crate::balance::Refusal;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held, Source, Tracked};
-use crate::http::classify::{Break, Pending, grpc_code};
+use crate::http::classify::{Break, Verdict, grpc_code};
 use crate::http::client::broken;
 use crate::http::exchange::End;
 use crate::http::headers;
 use crate::http::limit::Permit;
 use crate::http::limits::{Limit, Limits, Progress, Timer};
 use crate::http::replay::Replay;
-use crate::http::retries::{Course, Next, Result as Judged, Rules, Why};
+use crate::http::retries::{By, Course, Next, Result as Judged, Rules, Why};
 
 /// A request with what was decided about it.
 pub(super) struct Work<'t> {
@@ -65,11 +65,12 @@ impl Connection {
         let rules = plan.retries.as_deref().filter(|_| !is_upgrade);
         let mut upload = Upload::new(body, rules.map(|rules| rules.max_request_bytes));
         let mut course = Course::default();
-        if rules.is_some() {
+        if rules.is_some_and(|rules| rules.by == By::Conditions) {
             care.budget.borrow_mut().deposit(began);
         }
         let mut limits = Limits {
             request: plan.timeouts.request.map(|limit| began + limit),
+            head: plan.head.map(|limit| began + limit),
             headers: None,
             response: plan.timeouts.response,
             idle: plan.timeouts.idle,
@@ -106,7 +107,7 @@ impl Connection {
 
             let next = rules.map_or(Next::Deliver(Why::Final), |rules| {
                 let judged = Judged {
-                    is_wanted: is_wanted(rules, &result, manner),
+                    is_wanted: is_wanted(rules, rule, &result, manner),
                     is_repeatable: upload.is_repeatable()
                         && (result.is_err() || upload.has_ended()),
                 };
@@ -115,13 +116,19 @@ impl Connection {
                 course.next(rules, judged, &mut care.budget.borrow_mut(), times, random)
             });
             count(care, next, &course);
+            let succeeds = next == Next::Deliver(Why::Final) && result.is_ok();
+            if succeeds && rules.is_some_and(|rules| rules.by == By::Class) {
+                care.budget.borrow_mut().deposit(Instant::now());
+            }
             match next {
-                Next::Again(wait) => discard(result, backend, manner, attempted, wait).await,
+                Next::Again(wait) => {
+                    discard(result, (rule, backend), manner, attempted, wait).await
+                }
                 Next::Deliver(_) => {
                     let (sent, held) = result
                         .inspect_err(|why| {
-                            rule.series.failed(why.name(), began.elapsed());
-                            backend.series.failed(why.name(), attempted.elapsed());
+                            rule.series.failed(why.name(), why.broke(), began.elapsed());
+                            backend.series.failed(why.name(), why.broke(), attempted.elapsed());
                         })
                         .map_err(|why| refused(why, table))?;
                     let timer = Timer::new(limits, Some(progress), Instant::now());
@@ -238,8 +245,20 @@ fn poll_frame(
 }
 
 /// Whether the rules want another attempt after this result.
-fn is_wanted(rules: &Rules, result: &Result<(Sent, Held), Unanswered>, manner: Manner) -> bool {
+fn is_wanted(
+    rules: &Rules,
+    rule: &Rule,
+    result: &Result<(Sent, Held), Unanswered>,
+    manner: Manner,
+) -> bool {
     match result {
+        Ok((sent, held)) if rules.by == By::Class => {
+            let response = &sent.answer.response;
+            let pending = rule.pending(manner.grpc, response.status(), response.headers());
+            let trailers = held.iter().flatten().find_map(|frame| frame.trailers_ref());
+            pending.end(trailers).verdict() == Verdict::Failure
+        }
+        Err(_) if rules.by == By::Class => false,
         Ok((sent, held)) => {
             let response = &sent.answer.response;
             let in_trailers = |frame: &Frame| grpc_code(frame.trailers_ref()?);
@@ -274,14 +293,14 @@ fn count(care: &Care, next: Next, course: &Course) {
 /// can be used again.
 async fn discard(
     result: Result<(Sent, Held), Unanswered>,
-    backend: &Backend,
+    (rule, backend): (&Rule, &Backend),
     manner: Manner,
     attempted: Instant,
     wait: Duration,
 ) {
     let until = Instant::now() + wait;
     match result {
-        Err(why) => backend.series.failed(why.name(), attempted.elapsed()),
+        Err(why) => backend.series.failed(why.name(), why.broke(), attempted.elapsed()),
         Ok((sent, held)) => {
             let Sent { lease, series, answer, tapped } = sent;
             let (parts, body) = answer.response.into_parts();
@@ -289,7 +308,7 @@ async fn discard(
                 began: attempted,
                 attempted,
                 status: parts.status,
-                pending: Pending::new(manner.grpc, parts.status, &parts.headers),
+                pending: rule.pending(manner.grpc, parts.status, &parts.headers),
                 series,
                 routes: [None, Some(Rc::clone(&backend.series))],
                 lease,

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hauberk_model::{OutboundPolicy, WorkloadId};
+use hauberk_model::{OutboundPolicy, Profile, WorkloadId};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
@@ -30,13 +30,12 @@ use crate::connection::{Direction, Facts, NoTls, Tls};
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held};
-use crate::http::classify::Pending;
 use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
-use crate::http::headers::{self, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
+use crate::http::headers::{self, L5D_DST_CANONICAL, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
 use crate::http::limit::Permit;
-use crate::http::limits::Timer;
+use crate::http::limits::{Limit, Timer};
 use crate::http::routes::host_of;
 use crate::http::server::{self, Answered, Control};
 use crate::io::Io;
@@ -52,8 +51,16 @@ pub struct Compiled {
     http2: Slot,
 }
 
-/// A table beside the policy it was compiled from.
-type Slot = RefCell<Option<(Arc<OutboundPolicy>, Rc<Table>)>>;
+/// A table beside the policy and the profile it was compiled from.
+type Slot = RefCell<Option<Known>>;
+
+/// What a table was compiled from, and the table.
+#[derive(Debug)]
+struct Known {
+    policy: Arc<OutboundPolicy>,
+    profile: Option<Arc<Profile>>,
+    table: Rc<Table>,
+}
 
 /// Serves a connection of the application.
 pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>, version: Version) {
@@ -167,6 +174,10 @@ impl Connection {
         let required = clean(&mut parts)?;
         let found = table.find(host_of(host(&parts)), &parts);
         let (rule, matched) = found.ok_or(Failure::client(What::NoRoute))?;
+        rule.series.request();
+        if let Some(canonical) = &table.canonical {
+            parts.headers.insert(L5D_DST_CANONICAL, canonical.clone());
+        }
         let plan = rule.plan(&mut parts.headers);
         self.filter(&rule.filters, &mut parts, matched, manner)?;
         if let Some(plan) = plan {
@@ -194,7 +205,7 @@ impl Connection {
         let sent = attempt.send(worker, request).await;
         let sent = sent.inspect_err(|why| {
             for route in routes.iter().flatten() {
-                route.failed(why.name(), began.elapsed());
+                route.failed(why.name(), why.broke(), began.elapsed());
             }
         });
         let sent = sent.map_err(|why| refused(why, &table))?;
@@ -217,7 +228,7 @@ impl Connection {
         rule: &Rule,
         backend: &Backend,
     ) -> Response<Body> {
-        let mut response = self.response(arrived, manner);
+        let mut response = self.response(arrived, manner, rule);
         filter::apply_to_response(&backend.filters, response.headers_mut());
         filter::apply_to_response(&rule.filters, response.headers_mut());
         response
@@ -239,7 +250,7 @@ impl Connection {
     }
 
     /// The endpoint's response as the application sees it.
-    fn response(&self, arrived: Arrived, manner: Manner) -> Response<Body> {
+    fn response(&self, arrived: Arrived, manner: Manner, rule: &Rule) -> Response<Body> {
         let Arrived { sent, held, routes, began, attempted, timer, permit, is_forward } = arrived;
         let Sent { lease, series, answer, tapped } = sent;
         let (mut parts, body) = answer.response.into_parts();
@@ -264,7 +275,7 @@ impl Connection {
             began,
             attempted,
             status: parts.status,
-            pending: Pending::new(manner.grpc, parts.status, &parts.headers),
+            pending: rule.pending(manner.grpc, parts.status, &parts.headers),
             series,
             routes,
             lease,
@@ -282,21 +293,28 @@ impl Connection {
             Version::Http2 => &self.target.http.compiled.http2,
         };
         let policy = self.target.policy();
-        if let Some((known, table)) = &*slot.borrow()
-            && Arc::ptr_eq(known, &policy)
-        {
-            return Ok(Rc::clone(table));
+        let profile = self.target.profile();
+        let same = |known: &Known| {
+            Arc::ptr_eq(&known.policy, &policy)
+                && known.profile.as_ref().map(Arc::as_ptr) == profile.as_ref().map(Arc::as_ptr)
+        };
+        if let Some(known) = slot.borrow().as_ref().filter(|known| same(known)) {
+            return Ok(Rc::clone(&known.table));
         }
-        match Table::new(&self.worker, &policy, self.version) {
+        let port = self.target.address.port();
+        let of_profile = profile
+            .as_ref()
+            .and_then(|profile| Table::of_profile(&self.worker, &policy, profile, port));
+        match of_profile.or_else(|| Table::new(&self.worker, &policy, self.version)) {
             Some(table) => {
                 let table = Rc::new(table);
-                *slot.borrow_mut() = Some((policy, Rc::clone(&table)));
+                *slot.borrow_mut() = Some(Known { policy, profile, table: Rc::clone(&table) });
                 Ok(table)
             }
             // The policy no longer speaks of HTTP; connections that do keep what they had
             // (linkerd2-proxy v2), new ones do not come here.
             None => {
-                let known = slot.borrow().as_ref().map(|(_, table)| Rc::clone(table));
+                let known = slot.borrow().as_ref().map(|known| Rc::clone(&known.table));
                 known.ok_or(Failure::client(What::NoRoute))
             }
         }
@@ -345,6 +363,7 @@ pub(super) fn refused(unanswered: Unanswered, table: &Table) -> Refused {
         Unanswered::Refused(Refusal::Full) => Failure::us(What::Shed).into(),
         Unanswered::Failed(failure) => Refused::Failed(failure),
         Unanswered::Reset(error) => Refused::Reset(error),
+        Unanswered::Late(Limit::Head) => Failure::peer(What::ProfileTimeout).into(),
         Unanswered::Late(limit) => Failure::peer(What::Timeout(limit.text())).into(),
     }
 }

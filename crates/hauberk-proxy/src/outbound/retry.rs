@@ -75,6 +75,15 @@ pub enum Unanswered {
 }
 
 impl Unanswered {
+    /// How it broke.
+    pub fn broke(&self) -> Break {
+        match self {
+            Unanswered::Refused(_) | Unanswered::Failed(_) => Break::Unclassified,
+            Unanswered::Reset(error) => broken(error),
+            Unanswered::Late(limit) => Break::Timeout(*limit),
+        }
+    }
+
     /// Value of the label `error` of route metrics.
     pub fn name(&self) -> &'static str {
         match self {

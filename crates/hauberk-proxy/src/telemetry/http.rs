@@ -30,9 +30,7 @@ const LATENCY_BOUNDS: &[f64] = &[
 /// The HTTP families of a process; a field of [`crate::telemetry::metrics::Metrics`].
 #[derive(Clone, Debug)]
 pub struct Families {
-    request: Counters,
-    response: Counters,
-    latency: Distributions,
+    endpoint: Group,
     /// `inbound_http_authz_allow_total`.
     pub inbound_allow: Counters,
     /// `inbound_http_authz_deny_total`.
@@ -47,6 +45,71 @@ pub struct Families {
     pub outbound_errors: Counters,
     /// Families about routes.
     pub route: route::Families,
+    /// Families about routes of service profiles.
+    pub profile: ProfileFamilies,
+}
+
+/// Requests, how they ended and, for some, what they took.
+#[derive(Clone, Debug)]
+struct Group {
+    request: Counters,
+    response: Counters,
+    latency: Option<Distributions>,
+}
+
+/// `route_*`: routes of service profiles.
+#[derive(Clone, Debug)]
+pub struct ProfileFamilies {
+    route: Group,
+    actual: Group,
+    retryable: Counters,
+}
+
+impl ProfileFamilies {
+    fn register(registry: &mut Registry) -> Self {
+        let latency = Distributions::new_with_constructor(|| Distribution::new(LATENCY_BOUNDS));
+        let help = "Time from request headers to the end of the response, in milliseconds";
+        registry.register("route_response_latency_ms", help, latency.clone());
+        let mut counters = |name: &str, help: &str| {
+            let family = Counters::default();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let route = Group {
+            request: counters("route_request", "Requests of a route"),
+            response: counters("route_response", "Responses of a route that have ended"),
+            latency: Some(latency),
+        };
+        let actual = Group {
+            request: counters("route_actual_request", "Attempts for requests of a route"),
+            response: counters("route_actual_response", "Responses to attempts that have ended"),
+            latency: None,
+        };
+        let retryable = counters("route_retryable", "Failed attempts that a route would repeat");
+        Self { route, actual, retryable }
+    }
+
+    /// The counters of a route's requests.
+    pub fn route(&self, labels: Labels) -> route::RouteSeries {
+        route::RouteSeries::Profile(self.route.series(labels))
+    }
+
+    /// The counters of a route's attempts.
+    pub fn actual(&self, labels: Labels) -> route::RouteSeries {
+        route::RouteSeries::Profile(self.actual.series(labels))
+    }
+
+    /// The counters of a route's retries.
+    pub fn retries(&self, labels: &Labels) -> route::RetrySeries {
+        let skipped = labels.clone().with("skipped", "no_budget");
+        route::RetrySeries {
+            requests: self.retryable.get_or_create_owned(labels),
+            overflow: self.retryable.get_or_create_owned(&skipped),
+            // These kinds are not told apart here, as linkerd2-proxy v2 does not.
+            successes: Counter::default(),
+            limit_exceeded: Counter::default(),
+        }
+    }
 }
 
 impl Families {
@@ -56,14 +119,18 @@ impl Families {
         let help = "Time from request headers to the end of the response, in milliseconds";
         registry.register("response_latency_ms", help, latency.clone());
         let route = route::Families::register(registry);
+        let profile = ProfileFamilies::register(registry);
         let mut counters = |name: &str, help: &str| {
             let family = Counters::default();
             registry.register(name, help, family.clone());
             family
         };
         Self {
-            request: counters("request", "Requests sent on"),
-            response: counters("response", "Responses that have ended"),
+            endpoint: Group {
+                request: counters("request", "Requests sent on"),
+                response: counters("response", "Responses that have ended"),
+                latency: Some(latency),
+            },
             inbound_allow: counters("inbound_http_authz_allow", "Requests authorized"),
             inbound_deny: counters("inbound_http_authz_deny", "Requests refused by policy"),
             inbound_no_route: counters(
@@ -82,13 +149,19 @@ impl Families {
                 "outbound_http_errors",
                 "Requests answered by the proxy itself",
             ),
-            latency,
             route,
+            profile,
         }
     }
 
     /// Resolves the counters for requests with `labels`, which begin with `direction`.
     pub fn series(&self, labels: Labels) -> Series {
+        self.endpoint.series(labels)
+    }
+}
+
+impl Group {
+    fn series(&self, labels: Labels) -> Series {
         Series {
             requests: self.request.get_or_create_owned(&labels),
             answers: RefCell::default(),
@@ -105,7 +178,7 @@ pub struct Series {
     requests: Counter,
     answers: RefCell<Vec<Answer>>,
     response: Counters,
-    latency: Distributions,
+    latency: Option<Distributions>,
     labels: Labels,
 }
 
@@ -115,7 +188,7 @@ struct Answer {
     status: Option<StatusCode>,
     class: Class,
     count: Counter,
-    latency: Distribution,
+    latency: Option<Distribution>,
 }
 
 impl Series {
@@ -135,7 +208,9 @@ impl Series {
         });
         let answer = &answers[at];
         answer.count.inc();
-        answer.latency.observe(latency.as_secs_f64() * 1000.0);
+        if let Some(distribution) = &answer.latency {
+            distribution.observe(latency.as_secs_f64() * 1000.0);
+        }
     }
 
     fn resolve(&self, status: Option<StatusCode>, class: Class) -> Answer {
@@ -143,7 +218,7 @@ impl Series {
             Some(status) => self.labels.clone().with("status_code", status.as_str().to_owned()),
             None => self.labels.clone(),
         };
-        let latency = self.latency.get_or_create_owned(&labels);
+        let latency = self.latency.as_ref().map(|family| family.get_or_create_owned(&labels));
         let verdict = match class.verdict() {
             Verdict::Success => "success",
             Verdict::Failure => "failure",

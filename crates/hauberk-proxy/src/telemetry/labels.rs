@@ -79,6 +79,14 @@ impl Labels {
         self
     }
 
+    /// `rt_*`, one for each label of a service profile's route.
+    pub fn profile_route(mut self, route: &EndpointLabels) -> Self {
+        for (name, value) in route {
+            self.0.push((format!("rt_{}", sanitised(name)).into(), value.to_string().into()));
+        }
+        self
+    }
+
     /// `srv_group`, `srv_kind`, `srv_name`, `srv_port` of the server policy in force on `port`.
     pub fn server(self, server: &Meta, port: u16) -> Self {
         self.with("srv_group", server.group().to_owned())

@@ -16,7 +16,7 @@
 
 use crate::{
     http::classify::{Break, Class},
-    telemetry::labels::Labels,
+    telemetry::{http::Series, labels::Labels},
 };
 use hauberk_process::metrics::Distribution;
 use http::StatusCode;
@@ -199,20 +199,29 @@ impl Protocol {
 impl Family3 {
     /// Resolves the counters for `labels`.
     pub fn series(&self, labels: Labels) -> RouteSeries {
-        RouteSeries {
+        RouteSeries::Policy(PolicySeries {
             requests: self.requests.as_ref().map(|family| family.get_or_create_owned(&labels)),
             duration: self.duration.get_or_create_owned(&labels),
             statuses: self.statuses.clone(),
             known: RefCell::default(),
             protocol: self.protocol,
             labels,
-        }
+        })
     }
 }
 
 /// The counters of one route, or of one backend of it.
 #[derive(Debug)]
-pub struct RouteSeries {
+pub enum RouteSeries {
+    /// In the families here.
+    Policy(PolicySeries),
+    /// In those of service profiles.
+    Profile(Series),
+}
+
+/// The counters of a route of a policy.
+#[derive(Debug)]
+pub struct PolicySeries {
     requests: Option<Counter>,
     duration: Distribution,
     statuses: Counters,
@@ -231,13 +240,36 @@ struct Ending {
 impl RouteSeries {
     /// A request was given on.
     pub fn request(&self) {
-        if let Some(requests) = &self.requests {
-            requests.inc();
+        match self {
+            RouteSeries::Policy(series) => {
+                if let Some(requests) = &series.requests {
+                    requests.inc();
+                }
+            }
+            RouteSeries::Profile(series) => series.request(),
         }
     }
 
     /// A request has ended with a response.
     pub fn response(&self, status: StatusCode, class: Class, took: Duration) {
+        match self {
+            RouteSeries::Policy(series) => series.response(status, class, took),
+            RouteSeries::Profile(series) => series.response(Some(status), class, took),
+        }
+    }
+
+    /// A request has ended without a response of its backend; `error` says why, `how` says it in
+    /// fewer words.
+    pub fn failed(&self, error: &'static str, how: Break, took: Duration) {
+        match self {
+            RouteSeries::Policy(series) => series.ended(Ending { status: None, error }, took),
+            RouteSeries::Profile(series) => series.response(None, Class::Broken(how), took),
+        }
+    }
+}
+
+impl PolicySeries {
+    fn response(&self, status: StatusCode, class: Class, took: Duration) {
         let (grpc, error) = match class {
             Class::Http(_) => (None, ""),
             Class::Grpc(_, code) => (Some(code), ""),
@@ -248,11 +280,6 @@ impl RouteSeries {
             Protocol::Grpc => grpc,
         };
         self.ended(Ending { status, error }, took);
-    }
-
-    /// A request has ended without a response of its backend; `error` says why.
-    pub fn failed(&self, error: &'static str, took: Duration) {
-        self.ended(Ending { status: None, error }, took);
     }
 
     fn ended(&self, ending: Ending, took: Duration) {
@@ -330,7 +357,7 @@ mod tests {
         http.request();
         http.response(StatusCode::OK, Class::Http(Verdict::Success), second);
         http.response(StatusCode::OK, Class::Broken(Break::Unclassified), second);
-        http.failed("FAIL_FAST", second);
+        http.failed("FAIL_FAST", Break::Unclassified, second);
         let grpc = families.grpc_route.series(labels());
         grpc.response(StatusCode::OK, Class::Grpc(Verdict::Failure, 13), second);
         let mut text = String::new();

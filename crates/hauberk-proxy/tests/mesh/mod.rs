@@ -115,7 +115,10 @@ pub(crate) const WAYS: [Way; 3] = [Way::Meshed, Way::MeshedPlainHttp, Way::Unmes
 impl Mesh {
     fn new() -> Self {
         let mut ca = TestCa::new(SystemTime::now());
-        let (client, client_id) = side(&mut ca, "client", |_| {});
+        let (client, client_id) = side(&mut ca, "client", |config| {
+            config.outbound.profile_networks = vec!["10.0.0.0/8".parse().unwrap()];
+        });
+        client.control.profile(Target::Address(SERVICE.parse().unwrap()), Lookup::Absent);
         let (server, server_id) = side(&mut ca, "server", |_| {});
         Self { client, server, server_id, client_id }
     }
