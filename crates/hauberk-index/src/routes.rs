@@ -1,7 +1,7 @@
 //! Routes that are attached to something, and what their parts mean.
 //!
 //! Inbound and outbound policy use the same routes with different rules; what both share is here:
-//! which routes count (this file), matches ([`matches`]), filters ([`filters`]).
+//! which routes count (this file), matches ([`matches`](mod@matches)), filters ([`filters`]).
 //!
 //! A route counts if its parent takes it and no more specific kind of route hangs on the very same
 //! place (Gateway API, GEP-1426: gRPC before HTTP before TLS before TCP). This is computed here,

@@ -6,7 +6,7 @@
 //! the control plane is away**. When the last receiver of a question is dropped, its stream ends; keeping a receiver
 //! is therefore how a cache keeps knowledge fresh, and dropping it is how a cache forgets.
 //!
-//! Questions asked while the admin runtime is overwhelmed ([`STARTS_MAX`] streams waiting to be started) stay
+//! Questions asked while the admin runtime is overwhelmed (`STARTS_MAX` streams waiting to be started) stay
 //! unanswered: the receiver is closed, and [`known`] returns `None`.
 //!
 //! [`Directory::unconnected`] gives a directory for tests, with a [`Publisher`] to answer by hand.

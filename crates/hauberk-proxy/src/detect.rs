@@ -1,6 +1,6 @@
 //! What protocol is this? Looking at the first bytes of a connection without consuming them.
 //!
-//! The decisions are pure functions over the bytes so far: [`http`] over what the client sent,
+//! The decisions are pure functions over the bytes so far: [`http`](fn@http) over what the client sent,
 //! [`server_first`] over what the server sent while the client was silent. [`Sniffed`] collects the bytes; it holds
 //! no buffer while nothing has arrived.
 //!
@@ -218,7 +218,7 @@ impl Sniffed {
         Ok(())
     }
 
-    /// Waits until [`http`] decides, and returns its answer; at the end of the stream, [`Detection::Other`].
+    /// Waits until [`http`](fn@http) decides, and returns its answer; at the end of the stream, [`Detection::Other`].
     /// Cancel-safe. The caller limits the time.
     pub async fn http(&mut self, io: &mut Io) -> io::Result<Detection> {
         loop {
@@ -335,7 +335,7 @@ pub async fn first_word<C: Early>(
     }
 }
 
-/// Finds out what a client speaks: [`first_word`], then [`http`] within `timeout` of the client's first byte.
+/// Finds out what a client speaks: [`first_word`], then [`http`](fn@http) within `timeout` of the client's first byte.
 pub async fn protocol<C: Early>(
     io: &mut Io,
     sniffed: &mut Sniffed,

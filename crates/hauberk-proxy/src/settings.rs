@@ -1,6 +1,6 @@
 //! The proxy's settings: read once from `LINKERD2_PROXY_*`, then trusted.
 //!
-//! [`Config`] is what the rest of the crate sees; [`read`] makes it from the environment by the table in
+//! [`Config`] is what the rest of the crate sees; [`read`](fn@read) makes it from the environment by the table in
 //! `hauberk_model::settings`, and reports everything that is wrong at once. Settings that no table line names are
 //! ignored, because injectors may be newer than we are.
 
