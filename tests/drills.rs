@@ -2,153 +2,28 @@
 //! lost is counted. `docs/concepts/failures.md` says for each outage what may be lost; these are the
 //! proofs. Labs, loads and waits are bounded; each drill kills only processes that its lab shows.
 
-use serde_json::Value;
+#[path = "drills/traffic.rs"]
+mod traffic;
+
 use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     thread::sleep,
     time::{Duration, Instant, SystemTime},
 };
 use system_tests::{Lab, Pod, can_run, metric, peers, text};
+use traffic::{Connections, Load, Moods, PYTHON, THREADS, manifest};
 
-const PYTHON: &str = "/usr/bin/python3";
-/// Threads of a load, each with one request under way.
-const THREADS: u64 = 8;
-/// A load ends by itself after this many seconds, whatever happens to its drill.
-const LOAD_SECONDS: u32 = 90;
 const SECOND: Duration = Duration::from_secs(1);
-
-/// A namespace with a client and servers whose moods are files; `service` are further annotations
-/// of the service, whose port 90 is opaque.
-fn manifest(replicas: u8, service: &str, moods: &Path) -> String {
-    let server = peers().join("moody_server.py");
-    format!(
-        "apiVersion: v1
-kind: Namespace
-metadata: {{name: drill, annotations: {{linkerd.io/inject: enabled}}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: client, namespace: drill}}
-spec:
-  containers: [{{name: main, image: local/client, command: [sleep, infinity]}}]
----
-apiVersion: v1
-kind: Service
-metadata: {{name: server, namespace: drill, annotations: {{config.linkerd.io/opaque-ports: '90', {service}}}}}
-spec:
-  selector: {{app: server}}
-  ports: [{{name: http, port: 80, targetPort: 8080}}, {{name: raw, port: 90, targetPort: 9090}}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: server, namespace: drill}}
-spec:
-  replicas: {replicas}
-  selector: {{matchLabels: {{app: server}}}}
-  template:
-    metadata: {{labels: {{app: server}}, annotations: {{config.linkerd.io/opaque-ports: '9090'}}}}
-    spec:
-      terminationGracePeriodSeconds: 5
-      containers:
-      - name: main
-        image: local/server
-        command: [{PYTHON}, {server}, {moods}, \"8080\", \"9090\"]
-        readinessProbe: {{httpGet: {{path: /ready, port: 8080}}, periodSeconds: 1, failureThreshold: 2}}
-        lifecycle: {{preStop: {{sleep: {{seconds: 1}}}}}}
-",
-        server = server.display(),
-        moods = moods.display(),
-    )
-}
-
-/// How a load uses its connections.
-#[derive(Clone, Copy)]
-enum Connections {
-    Kept,
-    Fresh,
-}
-
-/// Requests that flow while something is broken.
-struct Load {
-    report: PathBuf,
-    stop: PathBuf,
-}
-
-/// What became of a load.
-struct Outcome {
-    /// Answers by who gave them.
-    answers: BTreeMap<String, u64>,
-    /// Failures by what was seen of them.
-    failures: BTreeMap<String, u64>,
-    /// The longest time without any answer.
-    silence: Duration,
-}
-
-impl Outcome {
-    fn failed(&self) -> u64 {
-        self.failures.values().sum()
-    }
-
-    fn answered(&self) -> u64 {
-        self.answers.values().sum()
-    }
-
-    fn assert_lost_at_most(&self, lost: u64, drill: &str) {
-        println!(
-            "{drill}: {} answered, {} failed, silence {:?}, {:?}",
-            self.answered(),
-            self.failed(),
-            self.silence,
-            self.failures
-        );
-        assert!(self.failed() <= lost, "{drill}: more than {lost} lost: {:?}", self.failures);
-        assert!(self.answered() > 100, "{drill}: too little traffic: {:?}", self.answers);
-    }
-}
-
-impl Load {
-    /// Starts a load and waits for its first answers.
-    fn start(lab: &mut Lab, name: &str, url: &str, connections: Connections) -> Self {
-        let report = lab.file(&format!("{name}.txt"), "");
-        let stop = report.with_extension("stop");
-        let mode = match connections {
-            Connections::Kept => "keep",
-            Connections::Fresh => "fresh",
-        };
-        let command = format!(
-            "{PYTHON} {load} {url} {LOAD_SECONDS} {THREADS} {mode} {stop} > {report} 2>&1 &",
-            load = peers().join("load.py").display(),
-            stop = stop.display(),
-            report = report.display(),
-        );
-        lab.exec(&lab.pod("drill", "client"), "main", &["sh", "-c", &command]);
-        lab.wait("requests flow", 15 * SECOND, |_| {
-            std::fs::read_to_string(&report).is_ok_and(|text| text.contains("flowing"))
-        });
-        Self { report, stop }
-    }
-
-    /// Ends the load; requests under way get their answers.
-    fn stop(self, lab: &mut Lab) -> Outcome {
-        std::fs::write(&self.stop, "").expect("write the stop file");
-        let read = || std::fs::read_to_string(&self.report).unwrap_or_default();
-        lab.wait("the load has ended", 20 * SECOND, |_| read().contains("done"));
-        let text = read();
-        let line = text.lines().find_map(|line| line.strip_prefix("report "));
-        let report: Value = serde_json::from_str(line.expect("a report")).expect("JSON");
-        let counts = |name: &str| {
-            let counts = report[name].as_object().cloned().unwrap_or_default();
-            counts.into_iter().map(|(key, n)| (key, n.as_u64().unwrap_or_default())).collect()
-        };
-        let silence = Duration::from_secs_f64(report["silence"].as_f64().unwrap_or(f64::MAX));
-        Outcome { answers: counts("answers"), failures: counts("failures"), silence }
-    }
-}
 
 fn servers(lab: &Lab) -> Vec<Pod> {
     lab.ps().into_iter().filter(|pod| pod.name().starts_with("server")).collect()
+}
+
+/// Requests that came to a server from meshed clients.
+fn secured_requests(lab: &Lab, server: &Pod) -> f64 {
+    let page = lab.metrics(server, "main");
+    metric(&page, "request_total", &["direction=\"inbound\"", "tls=\"true\""])
 }
 
 /// Waits until there are `count` servers, all ready, none of them among `gone`.
@@ -187,19 +62,6 @@ fn delete(lab: &Lab, pod: &Pod) {
     lab.hauberk(&["delete", "-f", &file.display().to_string()]);
 }
 
-/// A folder whose files are the servers' moods.
-struct Moods(tempfile::TempDir);
-
-impl Moods {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary directory"))
-    }
-
-    fn set(&self, pod: &Pod, mood: &str) {
-        std::fs::write(self.0.path().join(pod.name()), mood).expect("write a mood");
-    }
-}
-
 #[test]
 fn the_control_plane_may_die_and_come_back_to_changed_endpoints() {
     if !can_run("control plane") {
@@ -224,16 +86,42 @@ fn the_control_plane_may_die_and_come_back_to_changed_endpoints() {
     // Proxies find the control plane again and with it the new endpoint.
     let new = servers(&lab).into_iter().find(|pod| pod.name() != kept.name());
     let new = new.expect("a new server");
-    lab.wait("the new server gets requests", 15 * SECOND, |lab| {
-        let page = lab.metrics(&new, "main");
-        metric(&page, "request_total", &["direction=\"inbound\"", "tls=\"true\""]) > 10.0
-    });
+    lab.wait("the new server gets requests", 15 * SECOND, |lab| secured_requests(lab, &new) > 10.0);
     let (http, raw) = (http.stop(&mut lab), raw.stop(&mut lab));
     // Nobody tells of the pod that ends: what comes to it between the end of its program and that
     // of its proxy is lost, some hundredths of a second's requests.
     raw.assert_lost_at_most(4 * THREADS, "control plane, TCP");
     http.assert_lost_at_most(4 * THREADS, "control plane, HTTP");
     assert!(http.answers.contains_key(new.name()), "{:?}", http.answers);
+}
+
+#[test]
+fn the_control_plane_may_hang_and_wake_up() {
+    if !can_run("hang") {
+        return;
+    }
+    let moods = Moods::new();
+    let mut lab = Lab::up("hang", &manifest(2, "", moods.0.path()));
+    let http = Load::start(&mut lab, "http", "http://server/", Connections::Kept);
+    let raw = Load::start(&mut lab, "raw", "http://server:90/", Connections::Fresh);
+
+    // Long enough for proxies to give up its connections, which are pinged every 10 seconds.
+    let program = lab.control_plane().pid("destination").expect("it runs");
+    signal(program, "STOP");
+    sleep(20 * SECOND);
+    signal(program, "CONT");
+    lab.wait("it is ready", 15 * SECOND, |lab| lab.control_plane().is_ready());
+    assert_eq!(lab.control_plane().pid("destination"), Some(program), "it was not restarted");
+
+    // What changes from now on is heard of again.
+    let old = servers(&lab);
+    delete(&lab, &old[0]);
+    wait_for_servers(&mut lab, 2, &[&old[0]], 20 * SECOND);
+    let new = servers(&lab).into_iter().find(|pod| pod.name() != old[1].name());
+    let new = new.expect("a new server");
+    lab.wait("the new server gets requests", 15 * SECOND, |lab| secured_requests(lab, &new) > 10.0);
+    http.stop(&mut lab).assert_lost_at_most(0, "a hanging control plane, HTTP");
+    raw.stop(&mut lab).assert_lost_at_most(0, "a hanging control plane, TCP");
 }
 
 /// A certificate authority in files that a lab follows.
@@ -363,15 +251,9 @@ fn endpoints_may_be_replaced_killed_hang_reset_and_fail() {
     let [bad, good] = &pods[..] else { panic!("two servers\n{}", lab.story()) };
     let again = |lab: &mut Lab, load: Load, lost: u64, drill: &str| {
         wait_for_servers(lab, 2, &[], 20 * SECOND);
-        let before = metric(
-            &lab.metrics(bad, "main"),
-            "request_total",
-            &["direction=\"inbound\"", "tls=\"true\""],
-        );
+        let before = secured_requests(lab, bad);
         lab.wait("the endpoint gets requests again", 20 * SECOND, |lab| {
-            let page = lab.metrics(bad, "main");
-            metric(&page, "request_total", &["direction=\"inbound\"", "tls=\"true\""])
-                > before + 20.0
+            secured_requests(lab, bad) > before + 20.0
         });
         let outcome = load.stop(lab);
         outcome.assert_lost_at_most(lost, drill);
