@@ -226,4 +226,14 @@ fn the_demo_shows_its_failing_doughnut() {
     let web = lab.metrics(&lab.pod("emojivoto", "web"), "web-svc");
     let secured = ["direction=\"outbound\"", "peer=\"dst\"", "tls=\"true\""];
     assert!(metric(&web, "tcp_open_total", &secured) >= 2.0, "web speaks TLS with both services");
+
+    let doughnut = "/emojivoto.v1.VotingService/VoteDoughnut";
+    let tap = ["tap", "emojivoto/voting", "--path", doughnut, "--max-rps", "1", "--count", "1"];
+    let shown = lab.hauberk(&tap);
+    let [request, response, end] = shown.lines().collect::<Vec<_>>()[..] else { panic!("{shown}") };
+    assert!(request.starts_with("req id=0:0 proxy=in "), "{shown}");
+    assert!(request.contains(" tls=true :method=POST :authority=voting-svc"), "{shown}");
+    assert!(request.ends_with(&format!(" :path={doughnut}")), "{shown}");
+    assert!(response.contains(" :status=200 latency="), "{shown}");
+    assert!(end.contains(" grpc-status=2 duration="), "why the doughnut fails: {shown}");
 }

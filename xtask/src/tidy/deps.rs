@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("resources", &["model"]),
     ("identity", &["model"]),
     ("wire", &["model"]),
-    ("viz", &[]),
+    ("viz", &["model", "wire"]),
     ("index", &["model", "resources"]),
     ("inject", &["model", "resources"]),
     ("capture", &["model", "linux"]),

@@ -6,6 +6,7 @@
 mod forward;
 mod show;
 mod stat;
+mod tap;
 mod up;
 
 use std::io::{self, Read as _, Write as _};
@@ -45,6 +46,8 @@ enum Command {
     Ps(Ps),
     /// Show what the workloads do: success rate, requests, latency, secured connections
     Stat(stat::Stat),
+    /// Show requests as they pass a workload's sidecars
+    Tap(tap::Tap),
     /// Print what a container has written
     Logs(Logs),
     /// Run a program in a container
@@ -178,6 +181,7 @@ pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
         Command::Down => down(&state()?),
         Command::Ps(ps) => list_pods(ps, &state()?),
         Command::Stat(stat) => stat::run(&state()?, stat).map(|()| ExitCode::SUCCESS),
+        Command::Tap(tap) => tap::run(&state()?, tap),
         Command::Logs(logs) => {
             let client = Client::connect(&state()?)?;
             client.logs(logs.place.target(), logs.follow, &mut io::stdout().lock())?;

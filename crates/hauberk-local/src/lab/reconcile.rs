@@ -167,6 +167,9 @@ impl Lab {
             }
             meshed = outcome.report.action == Action::Injected;
             value = outcome.manifest.value;
+            if meshed {
+                open_tap(&mut value, key);
+            }
         }
         if key.kind == "Pod" {
             let hash = hash_of(&value["spec"]);
@@ -395,3 +398,27 @@ fn letters(count: usize) -> String {
     let letter = |_| NAME_LETTERS.choose(&mut rng).copied().map_or('x', char::from);
     (0..count).map(letter).collect()
 }
+
+/// Opens the sidecar's tap port. Nobody in a lab has the identity that may tap; a lab's own commands
+/// come in by the pod's loopback address, where none is asked for.
+fn open_tap(workload: &mut Value, key: &Key) {
+    let spec = match key.kind.as_str() {
+        "Pod" => &mut workload["spec"],
+        _ => &mut workload["spec"]["template"]["spec"],
+    };
+    for list in ["containers", "initContainers"] {
+        let containers = spec[list].as_array_mut().into_iter().flatten();
+        for sidecar in containers.filter(|container| container["name"] == "linkerd-proxy") {
+            let Some(env) = sidecar["env"].as_array_mut() else { continue };
+            if env.iter().all(|variable| variable["name"] != TAP_SVC_NAME) {
+                env.push(json!({"name": TAP_SVC_NAME, "value": TAP_IDENTITY}));
+            }
+        }
+    }
+}
+
+/// Setting of the proxy: who may tap.
+const TAP_SVC_NAME: &str = "LINKERD2_PROXY_TAP_SVC_NAME";
+
+/// Linkerd's tap service.
+const TAP_IDENTITY: &str = "tap.linkerd-viz.serviceaccount.identity.linkerd.cluster.local";
