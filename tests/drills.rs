@@ -170,6 +170,14 @@ fn refreshes(lab: &Lab, result: &str) -> f64 {
     metric(&page, "control_identity_cert_refreshes_total", &[&format!("result=\"{result}\"")])
 }
 
+/// Until that long after the client got its certificate; nothing if that is over.
+fn since_certified(lab: &Lab, time: Duration) -> Duration {
+    let page = lab.metrics(&lab.pod("drill", "client"), "main");
+    let at = metric(&page, "control_identity_cert_refresh_timestamp_seconds", &[]);
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(at) + time;
+    then.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
 #[test]
 fn issuer_and_anchor_may_change_and_identity_may_be_away_when_certificates_are_due() {
     if !can_run("identity") {
@@ -208,14 +216,15 @@ fn issuer_and_anchor_may_change_and_identity_may_be_away_when_certificates_are_d
 
     // Identity is away when the client's certificate is due, and back before it ends.
     let bad = refreshes(&lab, "error");
-    sleep((22 * SECOND).saturating_sub(began.elapsed()));
+    sleep(since_certified(&lab, 22 * SECOND));
+    let first_ends = Instant::now() + since_certified(&lab, 40 * SECOND);
     keep_down(&mut lab, 30 * SECOND, |lab| refreshes(lab, "error") > bad);
     println!("identity: a renewal failed after {:?}", began.elapsed());
     let good = refreshes(&lab, "ok");
     lab.wait("the client's certificate is renewed", 40 * SECOND, |lab| refreshes(lab, "ok") > good);
     println!("identity: renewed after {:?}", began.elapsed());
-    // All first certificates are of the past by now.
-    sleep((45 * SECOND).saturating_sub(began.elapsed()));
+    // The first certificates are of the past when the load ends.
+    sleep(first_ends.saturating_duration_since(Instant::now()) + 2 * SECOND);
 
     let (http, raw) = (http.stop(&mut lab), raw.stop(&mut lab));
     http.assert_lost_at_most(0, "identity, HTTP");
