@@ -116,6 +116,13 @@ impl Target {
         self.profile.as_ref()?.borrow().as_known().cloned()
     }
 
+    /// Whether `known` is what [`Target::profile`] would say, without taking it.
+    pub fn is_profile(&self, known: Option<&Arc<Profile>>) -> bool {
+        let known = known.map(Arc::as_ptr);
+        let now = |live: &Live<Profile>| live.borrow().as_known().map(Arc::as_ptr);
+        self.profile.as_ref().and_then(now) == known
+    }
+
     /// Completes when the policy has changed since `self.policy()` was last looked at through the returned receiver.
     pub fn watch_policy(&self) -> Live<OutboundPolicy> {
         self.policy.clone()

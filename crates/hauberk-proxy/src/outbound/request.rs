@@ -293,14 +293,13 @@ impl Connection {
             Version::Http2 => &self.target.http.compiled.http2,
         };
         let policy = self.target.policy();
-        let profile = self.target.profile();
         let same = |known: &Known| {
-            Arc::ptr_eq(&known.policy, &policy)
-                && known.profile.as_ref().map(Arc::as_ptr) == profile.as_ref().map(Arc::as_ptr)
+            Arc::ptr_eq(&known.policy, &policy) && self.target.is_profile(known.profile.as_ref())
         };
         if let Some(known) = slot.borrow().as_ref().filter(|known| same(known)) {
             return Ok(Rc::clone(&known.table));
         }
+        let profile = self.target.profile();
         let port = self.target.address.port();
         let of_profile = profile
             .as_ref()
