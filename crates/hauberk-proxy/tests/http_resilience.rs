@@ -862,3 +862,34 @@ fn profiles_split_traffic_by_weight_as_they_change() {
         });
     }
 }
+
+#[test]
+fn profiles_retry_grpc_calls_that_fail_in_their_trailers() {
+    mesh::run(async |mesh| {
+        let seen = Rc::new(Cell::new(0));
+        let count = Rc::clone(&seen);
+        let application = application(Version::Two, move |request| {
+            let attempt = count.replace(count.get() + 1);
+            async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let response = Response::builder().header("content-type", "application/grpc");
+                let data = || Ok(Frame::data(body.clone()));
+                let frames = match attempt {
+                    0 => vec![trailers("13")],
+                    _ => vec![data(), data(), trailers("0")],
+                };
+                response.body(mesh::body(StreamBody::new(futures::stream::iter(frames)))).unwrap()
+            }
+        })
+        .await;
+        mesh.publish([mesh.endpoint(application, Way::Meshed).await]);
+        publish_profile(&mesh, profile(profile_route(true), budget(10)));
+        for attempts in [2, 3] {
+            let mut call = request(Version::Two, full("abc"));
+            call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+            let got = send(&mesh, Version::Two, call).await;
+            assert_eq!(got.trailers.unwrap()["grpc-status"], "0");
+            assert_eq!((got.body.as_deref(), seen.get()), (Some("abcabc"), attempts));
+        }
+    });
+}
