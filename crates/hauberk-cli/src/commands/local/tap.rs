@@ -34,7 +34,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
 pub(super) struct Tap {
-    /// A pod, or what owns it: web-7c9-x2x, web, deployment/web, or with its namespace before it
+    /// A pod, or what owns it: web-7c9-x2x, web, deploy/web, or with its namespace before it
     #[arg(value_name = "[NAMESPACE/]WORKLOAD")]
     workload: String,
     /// Namespace; any by default
@@ -108,8 +108,11 @@ impl Tap {
     fn means(&self, pod: &PodRow) -> bool {
         let is_name = |name: &str| {
             let owner = pod.owner.as_str();
-            let of_owner = owner.split_once('/').map(|(_, name)| name);
-            !name.is_empty() && (pod.name == name || owner == name || of_owner == Some(name))
+            let of_owner = owner.split_once('/');
+            let by_kind = name.split_once('/').map(|(kind, name)| (whole(kind), name));
+            let by_name = of_owner.is_some_and(|(_, owner)| owner == name);
+            !name.is_empty()
+                && (pod.name == name || by_name || by_kind.is_some() && by_kind == of_owner)
         };
         let in_namespace = self.namespace.as_ref().is_none_or(|wanted| pod.namespace == *wanted);
         let with_namespace = self.workload.split_once('/');
@@ -138,6 +141,16 @@ impl Tap {
             condition: TapMatch::All(all),
             with_headers: self.output == Format::Json,
         })
+    }
+}
+
+/// The kind that a short name stands for.
+fn whole(kind: &str) -> &str {
+    match kind {
+        "deploy" => "deployment",
+        "sts" => "statefulset",
+        "ds" => "daemonset",
+        other => other,
     }
 }
 
@@ -392,9 +405,14 @@ mod tests {
             message: None,
             containers: Vec::new(),
         };
-        for means in
-            ["web", "deployment/web", "web-7c9-x2x", "emojivoto/web", "emojivoto/deployment/web"]
-        {
+        for means in [
+            "web",
+            "deploy/web",
+            "deployment/web",
+            "web-7c9-x2x",
+            "emojivoto/web",
+            "emojivoto/deploy/web",
+        ] {
             assert!(tap(means).means(&pod), "{means}");
         }
         for other in ["we", "other/web", "emojivoto/", "deployment/we", ""] {
