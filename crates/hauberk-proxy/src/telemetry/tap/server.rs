@@ -45,6 +45,9 @@ const STREAMS_MAX: u32 = 32;
 /// For the first bytes and the TLS handshake.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a watcher may take to read the ends of its streams while the process drains.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Pause after a failed accept.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -137,12 +140,15 @@ impl Server {
         let service = TowerToHyperService::new(TapServer::new(access));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let shutdown: &Shutdown = self.tasks.shutdown();
+        // The process must not end between the end of a stream and its last frame.
+        let _guard = shutdown.guard();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = shutdown.draining() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection => ended,
+                    () = tokio::time::sleep(END_TIMEOUT) => return,
                     () = shutdown.ended() => return,
                 }
             }
