@@ -16,7 +16,7 @@ use crate::{
     telemetry::{metrics::Metrics, tap::Taps, trace::Tracer},
     tls::Identity,
 };
-use hauberk_process::{LocalSpawner, Shutdown, Spawner, Tasks};
+use hauberk_process::{Shutdown, Spawner, Tasks};
 use rand::{SeedableRng, rngs::SmallRng};
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -41,8 +41,8 @@ pub struct Worker {
     pub shutdown: Shutdown,
     /// Starts a task for each accepted connection.
     pub connections: Spawner,
-    /// hyper's executor for HTTP/2 connections and streams.
-    pub http_executor: LocalSpawner,
+    /// Starts a task for each stream of an HTTP/2 connection that we serve.
+    pub http_streams: Spawner,
     /// What is known of original destinations.
     pub targets: Targets,
     /// What this pod's ports accept.
@@ -83,7 +83,7 @@ impl Worker {
         Rc::new(Self {
             shutdown: tasks.shutdown().clone(),
             connections: tasks.kind("connection"),
-            http_executor: tasks.kind("http2").local(),
+            http_streams: tasks.kind("http2"),
             targets: Targets::new(&config),
             policies: Policies::new(&config),
             balancers: Balancers::default(),

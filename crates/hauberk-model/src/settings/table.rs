@@ -132,7 +132,7 @@ settings! {
     // HTTP/2.
 
     /// Initial window of a stream, as a client.
-    HTTP2_INITIAL_STREAM_WINDOW_SIZE: Bytes, "65535";
+    HTTP2_INITIAL_STREAM_WINDOW_SIZE: Bytes, "262144";
     /// Initial window of a connection, as a client.
     HTTP2_INITIAL_CONNECTION_WINDOW_SIZE: Bytes, "1048576";
     /// Initial window of an inbound stream, as a server; needs the connection's too.

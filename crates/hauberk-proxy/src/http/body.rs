@@ -19,22 +19,20 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::classify::{Break, Class};
-use super::client::broken;
 use super::exchange::End;
+use super::incoming::{Incoming, StreamError};
 use super::limits::{Limit, Progress, Timer};
 use super::replay::{ReadError, Reader};
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The sender failed. hyper looks among the sources of an error for the code to reset a stream
-    /// with, so this one is kept.
+    /// The sender failed.
     #[error("the sender of the body failed")]
-    Sender(#[source] hyper::Error),
+    Sender(#[source] StreamError),
     /// A limit of time came.
     #[error("{}", .0.text())]
     Timeout(Limit),
@@ -43,8 +41,8 @@ pub enum BodyError {
     Superseded,
 }
 
-impl From<hyper::Error> for BodyError {
-    fn from(error: hyper::Error) -> Self {
+impl From<StreamError> for BodyError {
+    fn from(error: StreamError) -> Self {
         BodyError::Sender(error)
     }
 }
@@ -82,7 +80,7 @@ pub enum Source {
 }
 
 /// Frames of a response that were read before it was decided what becomes of it.
-pub type Held = VecDeque<Result<Frame<Bytes>, hyper::Error>>;
+pub type Held = VecDeque<Result<Frame<Bytes>, StreamError>>;
 
 /// A response body with what waits for its end.
 #[derive(Debug)]
@@ -223,7 +221,7 @@ impl Observed {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                let how = broken(&error);
+                let how = error.how();
                 Poll::Ready(Some(self.break_off(how, error.into())))
             }
             None => {

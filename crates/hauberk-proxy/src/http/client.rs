@@ -15,8 +15,12 @@
 //! was sent comes back and may go elsewhere; a connection that broke is the endpoint's failure; a
 //! stream that the peer reset is passed on with its code.
 //!
-//! Estimate per request on a warm connection: hyper's own work (about 3 µs for HTTP/1, 4 µs for
-//! HTTP/2), one allocation for the response future's channel, two wake-ups inside the thread.
+//! Estimate per request on a warm connection: over HTTP/1 hyper's own work (about 3 µs), one
+//! allocation for the response future's channel and two wake-ups inside the thread; over HTTP/2 h2's
+//! work (about 2 µs) and one wake-up, because requests talk to the connection's state directly
+//! (decision 0026).
+
+mod http2;
 
 use std::cell::RefCell;
 use std::io;
@@ -30,15 +34,16 @@ use hauberk_model::endpoints::ProtocolHint;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::{TrySendError, http1};
+use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, oneshot};
 
 use super::body::Body;
 use super::classify::Break;
 use super::failure::{Failure, What};
 use super::headers::{self, L5D_DST_CANONICAL};
+use super::incoming::{Incoming, StreamError};
+use super::keeper::KeepAlive;
 use super::orig_proto;
 use super::pool::Pool;
 use super::upgrade;
@@ -50,10 +55,20 @@ use crate::telemetry::http::Series;
 use crate::telemetry::labels::IsLocal;
 use crate::transport_header::Session;
 use crate::worker::Worker;
+use http2::Unsent;
 
 /// Largest header block we accept in a response over HTTP/2. Larger than the 16 KiB of hyper, so
 /// that what came in by HTTP/1 can travel between proxies.
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// Streams opened before the peer has said how many it allows.
+const FIRST_STREAMS_MAX: usize = 100;
+
+/// Streams that we may reset because of the peer's errors until the connection is ended.
+const ERROR_RESETS_MAX: usize = 1024;
+
+/// Largest send buffer of a stream when nothing is set (linkerd2-proxy v2).
+const SEND_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// A connection idle for this long may be about to be closed by a peer whose patience is shorter
 /// than ours; a request over it is kept ready to be sent again. Busy connections pay nothing.
@@ -89,14 +104,14 @@ enum Http2 {
     #[default]
     None,
     Dialling(Rc<Dialling>),
-    Ready(http2::SendRequest<Body>),
+    Ready(http2::Handle),
 }
 
 /// A connection being made, by a task of its own, so that no request that goes away stops it.
 #[derive(Debug, Default)]
 struct Dialling {
     done: Notify,
-    result: RefCell<Option<Result<http2::SendRequest<Body>, Rc<Failure>>>>,
+    result: RefCell<Option<Result<http2::Handle, Rc<Failure>>>>,
 }
 
 /// What came of a request.
@@ -138,7 +153,7 @@ pub enum SendError {
     /// The connection broke with the request under way.
     Broken(Failure),
     /// The peer reset the stream; the code is passed on.
-    Reset(hyper::Error),
+    Reset(StreamError),
 }
 
 impl Client {
@@ -239,10 +254,10 @@ impl Client {
         // A connection that was closed under us is noticed at the first request; the second try
         // is over a new one.
         for is_last in [false, true] {
-            let mut sender = match self.ready_http2() {
-                Some(sender) => sender,
+            let handle = match self.ready_http2() {
+                Some(handle) => handle,
                 None => match Box::pin(self.connected_http2(worker)).await {
-                    Ok(sender) => sender,
+                    Ok(handle) => handle,
                     Err(failure) => return Err(SendError::Unsent(request, failure)),
                 },
             };
@@ -251,17 +266,14 @@ impl Client {
                 // request that a proxy passes on.
                 *request.version_mut() = Version::HTTP_11;
             }
-            match sender.try_send_request(*request).await {
+            match handle.send(worker, request).await {
                 Ok(response) => return Ok(Answer::new(response, Keep::Nothing)),
-                Err(mut error) => match error.take_message() {
-                    Some(mut unsent) if is_last => {
-                        *unsent.version_mut() = version;
-                        let failure = Rc::new(io_failure(error.into_error()));
-                        return Err(SendError::Unsent(Box::new(unsent), failure));
-                    }
-                    Some(unsent) => request = Box::new(unsent),
-                    None => return Err(sent_error(error)),
-                },
+                Err(Unsent::Closed(mut unsent, error)) if is_last => {
+                    *unsent.version_mut() = version;
+                    return Err(SendError::Unsent(unsent, Rc::new(io_failure(error))));
+                }
+                Err(Unsent::Closed(unsent, _)) => request = unsent,
+                Err(Unsent::Failed(error)) => return Err(sent_error(error.into())),
             }
         }
         unreachable!("the last round returns")
@@ -283,7 +295,7 @@ impl Client {
                     (Some(unsent), _) => request = Box::new(unsent),
                     // Closed by the peer, which cannot have known of the request.
                     (None, Some(spare)) if error.error().is_incomplete_message() => request = spare,
-                    (None, _) => return Err(sent_error(error)),
+                    (None, _) => return Err(sent_error(error.into_error().into())),
                 },
             }
         }
@@ -302,7 +314,7 @@ impl Client {
         &self,
         worker: &Rc<Worker>,
         sender: http1::SendRequest<Body>,
-        response: Response<Incoming>,
+        response: Response<hyper::body::Incoming>,
     ) -> Answer {
         let kept = (Rc::clone(worker), Rc::clone(&self.inner.pool), sender);
         Answer::new(response, Keep::Http1(Box::new(kept)))
@@ -340,6 +352,7 @@ impl Client {
                     let status = response.status();
                     headers::strip_connect_framing(status, response.headers_mut());
                 }
+                let response = response.map(Into::into);
                 Ok(Answer { response, keep: Keep::Nothing, upgrade: Some(raw) })
             }
             Ok(response) => Ok(Answer::new(response, Keep::Nothing)),
@@ -370,7 +383,7 @@ impl Client {
     }
 
     /// The shared connection, if there is one.
-    fn ready_http2(&self) -> Option<http2::SendRequest<Body>> {
+    fn ready_http2(&self) -> Option<http2::Handle> {
         match &*self.inner.http2.borrow() {
             Http2::Ready(sender) if !sender.is_closed() => Some(sender.clone()),
             Http2::Ready(_) | Http2::Dialling(_) | Http2::None => None,
@@ -379,10 +392,7 @@ impl Client {
 
     /// The shared connection, made if there is none. Requests that come meanwhile wait for the
     /// same attempt.
-    async fn connected_http2(
-        &self,
-        worker: &Rc<Worker>,
-    ) -> Result<http2::SendRequest<Body>, Rc<Failure>> {
+    async fn connected_http2(&self, worker: &Rc<Worker>) -> Result<http2::Handle, Rc<Failure>> {
         let dialling = match &mut *self.inner.http2.borrow_mut() {
             Http2::Ready(sender) if !sender.is_closed() => return Ok(sender.clone()),
             Http2::Dialling(dialling) => Rc::clone(dialling),
@@ -416,21 +426,13 @@ impl Client {
         dialling.done.notify_waiters();
     }
 
-    async fn connect_http2(
-        &self,
-        worker: &Rc<Worker>,
-    ) -> Result<http2::SendRequest<Body>, Failure> {
+    async fn connect_http2(&self, worker: &Rc<Worker>) -> Result<http2::Handle, Failure> {
         let io = self.dial(worker, Session::Http2).await?;
-        let made = self.http2_builder(worker).handshake(TokioIo::new(io)).await;
-        let (sender, connection) = made.map_err(io_failure)?;
-        worker.tasks.spawn_local("http2 client", async move {
-            // Each stream is told of its own end.
-            let _ = connection.await;
-        });
-        Ok(sender)
+        let (builder, care) = self.http2_settings(worker);
+        http2::connect(worker, io, &builder, care).await.map_err(io_failure)
     }
 
-    fn http2_builder(&self, worker: &Worker) -> http2::Builder<hauberk_process::LocalSpawner> {
+    fn http2_settings(&self, worker: &Worker) -> (h2::client::Builder, http2::Care) {
         let (side, params) = match &self.inner.way {
             Way::Endpoint(endpoint) => {
                 (&worker.config.outbound.side, endpoint.http2.unwrap_or_default())
@@ -438,36 +440,38 @@ impl Client {
             Way::Application(_) => (&worker.config.inbound.side, Default::default()),
         };
         let ours = side.http2_client;
-        let mut builder = http2::Builder::new(worker.http_executor.clone());
+        let mut builder = h2::client::Builder::new();
         let stream = params.initial_stream_window.unwrap_or(ours.initial_stream_window);
         let connection = params.initial_connection_window.unwrap_or(ours.initial_connection_window);
         builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(stream)
+            .enable_push(false)
+            .initial_window_size(stream)
             .initial_connection_window_size(connection)
+            .initial_max_send_streams(FIRST_STREAMS_MAX)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
-            .max_frame_size(params.max_frame_size);
-        if params.adaptive_flow_control {
-            builder.adaptive_window(true);
-        }
-        if let Some(alive) = params.keep_alive {
-            builder
-                .keep_alive_interval(alive.interval)
-                .keep_alive_timeout(alive.timeout)
-                .keep_alive_while_idle(alive.while_idle);
+            .max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
+            .max_send_buffer_size(
+                params.max_send_buf_size.map_or(SEND_BUFFER_BYTES, |bytes| bytes as usize),
+            );
+        if let Some(max) = params.max_frame_size {
+            builder.max_frame_size(max);
         }
         if let Some(max) = params.max_concurrent_reset_streams {
             builder.max_concurrent_reset_streams(max as usize);
         }
-        if let Some(max) = params.max_send_buf_size {
-            builder.max_send_buf_size(max as usize);
-        }
-        builder
+        let keep_alive = params.keep_alive.map(|alive| KeepAlive {
+            interval: alive.interval,
+            timeout: alive.timeout,
+            while_idle: alive.while_idle,
+        });
+        let adaptive = params.adaptive_flow_control.then_some(stream);
+        (builder, http2::Care { keep_alive, adaptive })
     }
 }
 
 impl Answer {
-    fn new(mut response: Response<Incoming>, keep: Keep) -> Self {
+    fn new<B: Into<Incoming>>(response: Response<B>, keep: Keep) -> Self {
+        let mut response = response.map(Into::into);
         headers::strip_connection_headers(response.headers_mut());
         Self { response, keep, upgrade: None }
     }
@@ -509,34 +513,17 @@ fn unsent_or_broken(mut error: TrySendError<Request<Body>>) -> SendError {
         Some(unsent) => {
             SendError::Unsent(Box::new(unsent), Rc::new(io_failure(error.into_error())))
         }
-        None => sent_error(error),
+        None => sent_error(error.into_error().into()),
     }
 }
 
-fn sent_error(error: TrySendError<Request<Body>>) -> SendError {
-    let error = error.into_error();
-    match broken(&error) {
+fn sent_error(error: StreamError) -> SendError {
+    match error.how() {
         Break::Reset(_) => SendError::Reset(error),
         Break::Timeout(_) | Break::Unclassified => SendError::Broken(io_failure(error)),
     }
 }
 
-fn io_failure(error: hyper::Error) -> Failure {
-    Failure::peer(What::Io(io::Error::other(error)))
-}
-
-/// What an error of hyper says about the stream. This is the only place where its sources are
-/// searched; everybody else gets the result.
-pub fn broken(error: &hyper::Error) -> Break {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return match h2.reason() {
-                Some(reason) if h2.is_reset() || h2.is_go_away() => Break::reset(reason),
-                _ => Break::Unclassified,
-            };
-        }
-        source = error.source();
-    }
-    Break::Unclassified
+fn io_failure(error: impl Into<StreamError>) -> Failure {
+    Failure::peer(What::Io(io::Error::other(error.into())))
 }

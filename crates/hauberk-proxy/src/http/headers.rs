@@ -10,7 +10,7 @@
 //! `te: trailers` to arrive.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
     UPGRADE,
 };
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
@@ -34,8 +34,11 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Removes what belongs to the hop a message came over: every header that `Connection` names,
 /// then `Connection`, `Upgrade`, `Proxy-Connection` and `Keep-Alive`.
 ///
-/// Cost without such headers: four failed look-ups, no allocation.
+/// Cost without such headers: one pass over the names, no look-up, no allocation.
 pub fn strip_connection_headers(headers: &mut HeaderMap) {
+    if !headers.keys().any(belongs_to_hop) {
+        return;
+    }
     // Only a message that names headers pays for the list of names.
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -54,6 +57,29 @@ pub fn strip_connection_headers(headers: &mut HeaderMap) {
     headers.remove(UPGRADE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(KEEP_ALIVE);
+}
+
+/// Whether a header describes the hop a message came over.
+fn belongs_to_hop(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    // By length first: nearly every name is told apart by that.
+    match name.len() {
+        7 => name == "upgrade",
+        10 => name == "connection" || name == "keep-alive",
+        16 => name == "proxy-connection",
+        _ => false,
+    }
+}
+
+/// Whether any header is one that only proxies of the mesh may speak.
+pub fn has_mesh_headers(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("l5d-"))
+}
+
+/// Whether a header is one that HTTP/2 does not allow (RFC 9113 section 8.2.2); `te` is taken for one, because
+/// responses have no use for it.
+pub fn is_not_for_http2(name: &HeaderName) -> bool {
+    belongs_to_hop(name) || *name == TRANSFER_ENCODING || *name == TE
 }
 
 /// Headers that a `Connection` option must not be able to remove: without them the message would

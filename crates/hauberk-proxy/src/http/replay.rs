@@ -16,7 +16,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+
+use super::incoming::Incoming;
 
 /// A body that is kept while it is read.
 #[derive(Debug)]

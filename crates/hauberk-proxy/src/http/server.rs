@@ -1,4 +1,4 @@
-//! Serving one HTTP connection: hyper's state machine, polled in the connection's own task.
+//! Serving one HTTP connection in its own task: HTTP/1 by hyper's state machine, HTTP/2 by h2's.
 //!
 //! Called by [`serve_outbound`](super::serve_outbound) and [`serve_inbound`](super::serve_inbound)
 //! with a function that answers one request. HTTP/1 requests are answered one after the other
@@ -8,25 +8,28 @@
 //! `connection: close`, HTTP/2 with GOAWAY) when the process drains or an answer asks for it; and
 //! as raw bytes when an answer upgrades it.
 
+mod http2;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, oneshot};
 
 use super::Version;
 use super::body::Body;
-use super::client::HEADER_LIST_BYTES_MAX;
+use super::corked::{Corked, Uncorking};
+use super::incoming::{Incoming, StreamError};
 use super::upgrade::{self, Raw};
 use crate::io::Io;
 use crate::settings::Http2Server;
 use crate::worker::Worker;
+use http2::Http2;
 
 /// What an answer may want of the connection it goes out on.
 #[derive(Debug, Default)]
@@ -49,7 +52,7 @@ impl Control {
 
 /// An answer; an error resets the stream with the code inside the error, or ends an HTTP/1
 /// connection.
-pub type Answered = Result<Response<Body>, hyper::Error>;
+pub type Answered = Result<Response<Body>, StreamError>;
 
 /// Serves a connection until it ends.
 pub async fn serve<H, F>(
@@ -78,7 +81,8 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.auto_date_header(false).header_read_timeout(None);
-    let service = service_fn(move |request| Box::pin(answer(request)));
+    let service =
+        service_fn(move |request: Request<_>| Box::pin(answer(request.map(Incoming::from))));
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
     let ended = gracefully(worker, control, Pin::new(&mut connection), |connection| {
         connection.graceful_shutdown();
@@ -105,12 +109,11 @@ async fn serve_http2<H, F>(
     H: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Answered> + 'static,
 {
-    let builder = http2_builder(worker, settings);
-    // Boxed, because hyper and the task around it would move the future several times.
-    let service = service_fn(move |request| Box::pin(answer(request)));
-    let connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let corked = Corked::new(io);
+    let connection = Http2::new(corked.clone(), worker.http_streams.clone(), settings, answer);
+    let connection = pin!(Uncorking::new(corked, connection));
     let ended = gracefully(worker, control, connection, |connection| {
-        connection.graceful_shutdown();
+        connection.connection().graceful_shutdown();
     })
     .await;
     if let Err(error) = ended {
@@ -143,38 +146,5 @@ where
     connection.await
 }
 
-fn http2_builder(
-    worker: &Worker,
-    settings: &Http2Server,
-) -> http2::Builder<hauberk_process::LocalSpawner> {
-    let mut builder = http2::Builder::new(worker.http_executor.clone());
-    let (stream, connection) = settings.windows.unwrap_or(WINDOWS_DEFAULT);
-    builder
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .initial_stream_window_size(stream)
-        .initial_connection_window_size(connection)
-        .max_concurrent_streams(settings.max_concurrent_streams)
-        .max_frame_size(settings.max_frame_size)
-        .max_header_list_size(settings.max_header_list_size.unwrap_or(HEADER_LIST_BYTES_MAX));
-    if settings.adaptive_flow_control {
-        builder.adaptive_window(true);
-    }
-    if let Some((interval, timeout)) = settings.keep_alive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
-    }
-    if let Some(max) = settings.max_pending_accept_reset_streams {
-        builder.max_pending_accept_reset_streams(max as usize);
-    }
-    if let Some(max) = settings.max_send_buf_size {
-        builder.max_send_buf_size(max as usize);
-    }
-    builder
-}
-
 /// Ceiling for what a request under way holds in its future. Raise it only with a reason.
 const REQUEST_FUTURE_BYTES_MAX: usize = 3072;
-
-/// Bytes a peer may send on a stream, and on a connection, before we have read them, when nothing
-/// is set (linkerd2-proxy v2).
-const WINDOWS_DEFAULT: (u32, u32) = (65_535, 1024 * 1024);

@@ -29,7 +29,6 @@ use hauberk_model::route::{Found, Match, Route, Rule};
 use hauberk_model::{Endpoint, Endpoints, Meta};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
-use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use tokio::time::Instant;
@@ -47,6 +46,7 @@ use crate::http::exchange::End;
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
 use crate::http::headers;
+use crate::http::incoming::{Incoming, StreamError};
 use crate::http::orig_proto;
 use crate::http::routes::{Routes, host_of};
 use crate::http::server::{self, Answered, Control};
@@ -148,7 +148,7 @@ struct Counters {
 enum Refused {
     Failed(Rc<Failure>),
     Answered(Box<Response<Body>>),
-    Reset(hyper::Error),
+    Reset(StreamError),
 }
 
 impl From<Failure> for Refused {

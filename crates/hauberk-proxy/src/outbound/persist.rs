@@ -19,7 +19,6 @@ use hauberk_model::WorkloadId;
 use hauberk_model::route::http::PathMatch;
 use http::request::Parts;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use rand::Rng;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
@@ -30,9 +29,9 @@ use crate::balance::Refusal;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held, Source, Tracked};
 use crate::http::classify::{Break, Verdict, grpc_code};
-use crate::http::client::broken;
 use crate::http::exchange::End;
 use crate::http::headers;
+use crate::http::incoming::{Incoming, StreamError};
 use crate::http::limit::Permit;
 use crate::http::limits::{Limit, Limits, Progress, Timer};
 use crate::http::replay::Replay;
@@ -240,7 +239,7 @@ type Frame = http_body::Frame<bytes::Bytes>;
 fn poll_frame(
     body: &mut Incoming,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame, hyper::Error>>> {
+) -> Poll<Option<Result<Frame, StreamError>>> {
     http_body::Body::poll_frame(Pin::new(body), cx)
 }
 
@@ -270,7 +269,7 @@ fn is_wanted(
         }
         Err(Unanswered::Refused(Refusal::Failfast) | Unanswered::Late(Limit::Headers)) => true,
         Err(Unanswered::Refused(Refusal::Full) | Unanswered::Late(_)) => false,
-        Err(Unanswered::Reset(error)) => broken(error) == Break::Reset(h2::Reason::REFUSED_STREAM),
+        Err(Unanswered::Reset(error)) => error.how() == Break::Reset(h2::Reason::REFUSED_STREAM),
         Err(Unanswered::Failed(failure)) => {
             let row = answer::row(failure);
             let code = manner.grpc.then_some(row.code);

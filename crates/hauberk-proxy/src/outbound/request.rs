@@ -17,7 +17,6 @@ use hauberk_model::{OutboundPolicy, Profile, WorkloadId};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
-use hyper::body::Incoming;
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -34,6 +33,7 @@ use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
 use crate::http::headers::{self, L5D_DST_CANONICAL, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
+use crate::http::incoming::{Incoming, StreamError};
 use crate::http::limit::Permit;
 use crate::http::limits::{Limit, Timer};
 use crate::http::routes::host_of;
@@ -96,7 +96,7 @@ pub(super) enum Refused {
     /// By a response a filter made up.
     Answered(Box<Response<Body>>),
     /// The endpoint reset the stream; so do we.
-    Reset(hyper::Error),
+    Reset(StreamError),
 }
 
 impl From<Failure> for Refused {
@@ -259,8 +259,10 @@ impl Connection {
             parts.version = manner.version;
         }
         let is_meshed = lease.source().tls.is_some();
-        let wants_close = headers::strip_proxy_headers(&mut parts.headers);
-        parts.headers.remove(L5D_ORIG_PROTO);
+        let wants_close = headers::has_mesh_headers(&parts.headers) && {
+            parts.headers.remove(L5D_ORIG_PROTO);
+            headers::strip_proxy_headers(&mut parts.headers)
+        };
         if wants_close && is_forward && is_meshed {
             // Behind a balancer other endpoints may be well; here there is only this one.
             if manner.version == HttpVersion::HTTP_11 {
@@ -341,6 +343,9 @@ impl Connection {
 fn clean(parts: &mut Parts) -> Result<Option<WorkloadId>, Failure> {
     if !headers::wants_upgrade(parts.version, &parts.method, &parts.headers) {
         headers::strip_connection_headers(&mut parts.headers);
+    }
+    if !headers::has_mesh_headers(&parts.headers) {
+        return Ok(None);
     }
     // Between proxies this header decides how a request is read; an application does not get to
     // say it.

@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::balance::{Balancer, Lease, Outcome, Refusal};
 use crate::http::body::Body;
 use crate::http::classify::{Break, Class};
-use crate::http::client::{Answer, Client, SendError, broken};
+use crate::http::client::{Answer, Client, SendError};
 use crate::http::failure::{Failure, What};
 use crate::http::health::Health;
+use crate::http::incoming::StreamError;
 use crate::http::limits::{Limit, Limits, Progress};
 use crate::telemetry::http::Series;
 use crate::telemetry::route::error_name;
@@ -69,7 +70,7 @@ pub enum Unanswered {
     /// It failed.
     Failed(Rc<Failure>),
     /// The endpoint reset the stream.
-    Reset(hyper::Error),
+    Reset(StreamError),
     /// A limit of time came.
     Late(Limit),
 }
@@ -79,7 +80,7 @@ impl Unanswered {
     pub fn broke(&self) -> Break {
         match self {
             Unanswered::Refused(_) | Unanswered::Failed(_) => Break::Unclassified,
-            Unanswered::Reset(error) => broken(error),
+            Unanswered::Reset(error) => error.how(),
             Unanswered::Late(limit) => Break::Timeout(*limit),
         }
     }
@@ -90,7 +91,7 @@ impl Unanswered {
             Unanswered::Refused(Refusal::Failfast) => "FAIL_FAST",
             Unanswered::Refused(Refusal::Full) => "LOAD_SHED",
             Unanswered::Failed(_) => "IO",
-            Unanswered::Reset(error) => error_name(broken(error)),
+            Unanswered::Reset(error) => error_name(error.how()),
             Unanswered::Late(limit) => limit.name(),
         }
     }
@@ -216,7 +217,7 @@ impl Attempt<'_> {
                 Once::Over(Unanswered::Failed(Rc::new(failure)))
             }
             SendError::Reset(error) => {
-                count(broken(&error));
+                count(error.how());
                 lease.connected();
                 lease.judge(Outcome::Failure, now);
                 Once::Over(Unanswered::Reset(error))
