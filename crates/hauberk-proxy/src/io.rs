@@ -13,6 +13,7 @@
 use crate::telemetry::tcp::Sensor;
 use bytes::{Buf, Bytes};
 use std::{
+    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -32,7 +33,7 @@ pub enum Raw {
     Memory(DuplexStream),
 }
 
-/// A socket with bytes in front that somebody already took out of it.
+/// A socket below TLS, with bytes in front that somebody already took out of it.
 #[derive(Debug)]
 pub struct Prefixed {
     prefix: Bytes,
@@ -43,7 +44,7 @@ pub struct Prefixed {
 enum Stream {
     Plain(Raw),
     Accepted(Box<server::TlsStream<Prefixed>>),
-    Connected(Box<client::TlsStream<Raw>>),
+    Connected(Box<client::TlsStream<Prefixed>>),
 }
 
 /// A connection's byte stream. See the module documentation.
@@ -71,7 +72,7 @@ impl Io {
     }
 
     /// TLS that we opened to a peer.
-    pub fn connected(tls: client::TlsStream<Raw>) -> Self {
+    pub fn connected(tls: client::TlsStream<Prefixed>) -> Self {
         Self::new(Stream::Connected(Box::new(tls)))
     }
 
@@ -114,7 +115,7 @@ impl Io {
         let raw = match &self.stream {
             Stream::Plain(raw) => raw,
             Stream::Accepted(tls) => &tls.get_ref().0.raw,
-            Stream::Connected(tls) => tls.get_ref().0,
+            Stream::Connected(tls) => &tls.get_ref().0.raw,
         };
         match raw {
             Raw::Tcp(socket) => Some(socket),
@@ -144,6 +145,40 @@ impl Prefixed {
     pub fn bare(raw: Raw) -> Self {
         Self { prefix: Bytes::new(), raw }
     }
+}
+
+/// Bytes taken from a socket at once for TLS, which itself asks for 4 KiB at a time: a record of 16 KiB would cost five
+/// calls of the kernel.
+const AHEAD_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Where a socket's bytes are read to. Shared by the thread's connections: one that waits holds no buffer.
+    static AHEAD: RefCell<Box<[u8]>> = RefCell::new(vec![0; AHEAD_BYTES].into());
+}
+
+/// A message of up to this many bytes is copied together: `send` costs the kernel less than `writev`, by more than so
+/// short a copy takes.
+const JOINED_BYTES_MAX: usize = 2048;
+
+/// Writes the slices, in one piece if they are few bytes.
+fn poll_write_slices(
+    socket: Pin<&mut TcpStream>,
+    cx: &mut Context<'_>,
+    slices: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    if let [only] = slices {
+        return socket.poll_write(cx, only);
+    }
+    let mut joined = [0; JOINED_BYTES_MAX];
+    let mut len = 0;
+    for slice in slices {
+        let Some(place) = joined.get_mut(len..len + slice.len()) else {
+            return socket.poll_write_vectored(cx, slices);
+        };
+        place.copy_from_slice(slice);
+        len += slice.len();
+    }
+    socket.poll_write(cx, &joined[..len])
 }
 
 fn read_prefix(prefix: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
@@ -259,7 +294,19 @@ impl AsyncRead for Prefixed {
         if read_prefix(&mut this.prefix, buf) {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.raw).poll_read(cx, buf)
+        if buf.remaining() >= AHEAD_BYTES {
+            return Pin::new(&mut this.raw).poll_read(cx, buf);
+        }
+        AHEAD.with_borrow_mut(|ahead| {
+            let mut ahead = ReadBuf::new(ahead);
+            ready!(Pin::new(&mut this.raw).poll_read(cx, &mut ahead))?;
+            let (now, later) = ahead.filled().split_at(buf.remaining().min(ahead.filled().len()));
+            buf.put_slice(now);
+            if !later.is_empty() {
+                this.prefix = Bytes::copy_from_slice(later);
+            }
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
@@ -324,7 +371,7 @@ impl AsyncWrite for Raw {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Raw::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Raw::Tcp(socket) => poll_write_slices(Pin::new(socket), cx, slices),
             Raw::Memory(pipe) => Pin::new(pipe).poll_write_vectored(cx, slices),
         }
     }

@@ -1,6 +1,6 @@
 //! Opening mesh TLS to a peer that must prove to be who we expect.
 
-use crate::io::{Io, Raw};
+use crate::io::{Io, Prefixed, Raw};
 use hauberk_identity::verify::expect_identity;
 use hauberk_model::endpoints::EndpointTls;
 use rustls::ClientConfig;
@@ -27,7 +27,7 @@ pub async fn connect(
     let name = ServerName::try_from(peer.server_name.to_string()).map_err(|_| {
         io::Error::new(io::ErrorKind::InvalidInput, "the endpoint's server name is not a DNS name")
     })?;
-    let tls = TlsConnector::from(config).connect(name, Raw::Tcp(socket)).await?;
+    let tls = TlsConnector::from(config).connect(name, Prefixed::bare(Raw::Tcp(socket))).await?;
     let session = tls.get_ref().1;
     expect_identity(session.peer_certificates(), &peer.identity)
         .map_err(|wrong| io::Error::new(io::ErrorKind::PermissionDenied, wrong))?;
