@@ -16,7 +16,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -25,8 +24,12 @@ use crate::io::Io;
 /// Bytes taken without asking the socket. Four full TLS records; more would only use memory.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
-/// A buffer that has grown beyond this is given back when it is empty, so that idle connections hold little.
-const KEPT_BYTES_MAX: usize = 4 * 1024;
+/// Empty buffers that a thread keeps for the next connection that writes; one that waits holds none.
+const SPARE_MAX: usize = 8;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A stream that collects what is written until [`Uncorking`] sends it. Clones are the same stream.
 #[derive(Clone, Debug)]
@@ -37,7 +40,9 @@ pub struct Corked {
 #[derive(Debug)]
 struct Inner {
     io: Io,
-    held: BytesMut,
+    held: Vec<u8>,
+    /// Bytes of `held` that are written already.
+    sent: usize,
     /// Why nothing can be written any more; told once, to whoever reads or writes next.
     broken: Option<io::Error>,
     /// Bytes read so far.
@@ -47,7 +52,7 @@ struct Inner {
 impl Corked {
     /// Collects the writes to `io`.
     pub fn new(io: Io) -> Self {
-        let inner = Inner { io, held: BytesMut::new(), broken: None, received: 0 };
+        let inner = Inner { io, held: Vec::new(), sent: 0, broken: None, received: 0 };
         Self { inner: Rc::new(RefCell::new(inner)) }
     }
 
@@ -60,17 +65,39 @@ impl Corked {
 impl Inner {
     /// Writes until at most `keep` bytes are held.
     fn poll_drain(&mut self, cx: &mut Context<'_>, keep: usize) -> Poll<io::Result<()>> {
-        while self.held.len() > keep {
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.held))?;
+        while self.held.len() - self.sent > keep {
+            let left = &self.held[self.sent..];
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, left))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.held.advance(count);
+            self.sent += count;
         }
-        if self.held.is_empty() && self.held.capacity() > KEPT_BYTES_MAX {
-            self.held = BytesMut::new();
+        if self.sent == self.held.len() && self.held.capacity() > 0 {
+            self.sent = 0;
+            let mut spare = std::mem::take(&mut self.held);
+            spare.clear();
+            SPARE.with_borrow_mut(|list| {
+                if list.len() < SPARE_MAX {
+                    list.push(spare);
+                }
+            });
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes as much of `bytes` as there is room for.
+    fn hold(&mut self, bytes: &[u8]) -> usize {
+        if self.held.capacity() == 0 {
+            let spare = SPARE.with_borrow_mut(Vec::pop);
+            self.held = spare.unwrap_or_else(|| Vec::with_capacity(HELD_BYTES_MAX));
+        } else if self.sent > 0 && self.held.len() + bytes.len() > HELD_BYTES_MAX {
+            self.held.drain(..self.sent);
+            self.sent = 0;
+        }
+        let count = bytes.len().min(HELD_BYTES_MAX.saturating_sub(self.held.len()));
+        self.held.extend_from_slice(&bytes[..count]);
+        count
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -83,7 +110,7 @@ impl Inner {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Err(error));
         }
-        if self.held.len() < HELD_BYTES_MAX {
+        if self.held.len() - self.sent < HELD_BYTES_MAX {
             return Poll::Ready(Ok(()));
         }
         self.poll_drain(cx, HELD_BYTES_MAX - 1)
@@ -115,9 +142,7 @@ impl AsyncWrite for Corked {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        let count = bytes.len().min(HELD_BYTES_MAX - inner.held.len());
-        inner.held.extend_from_slice(&bytes[..count]);
-        Poll::Ready(Ok(count))
+        Poll::Ready(Ok(inner.hold(bytes)))
     }
 
     fn poll_write_vectored(
@@ -129,8 +154,7 @@ impl AsyncWrite for Corked {
         ready!(inner.poll_room(cx))?;
         let mut taken = 0;
         for slice in slices {
-            let count = slice.len().min(HELD_BYTES_MAX - inner.held.len());
-            inner.held.extend_from_slice(&slice[..count]);
+            let count = inner.hold(slice);
             taken += count;
             if count < slice.len() {
                 break;
