@@ -195,3 +195,36 @@ impl Drop for Serving {
         self.state.is_closed.set(true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_connection_ends_with_the_last_handle() {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let corked = Corked::new(Io::memory(near));
+        let handshake = Builder::new().handshake::<_, Bytes>(corked.clone());
+        let client = Uncorking::new(corked.clone(), Box::pin(handshake));
+        let (client, server) = tokio::join!(client, h2::server::handshake(far));
+        let ((sender, connection), mut server) = (client.unwrap(), server.unwrap());
+        let state = Rc::new(State { is_closed: Cell::new(false), open: Rc::new(()) });
+        let serving =
+            Serving { connection, keeper: None, corked: corked.clone(), state: Rc::clone(&state) };
+        let mut serving = std::pin::pin!(Uncorking::new(corked, serving));
+        let handle = Handle { sender, state };
+        let other = handle.clone();
+        drop(handle);
+        let idle = tokio::time::timeout(Duration::from_millis(50), serving.as_mut()).await;
+        assert!(idle.is_err() && !other.is_closed(), "one handle is left");
+        drop(other);
+        let accepting = poll_fn(|cx| server.poll_accept(cx));
+        let (ended, accepted) = tokio::time::timeout(Duration::from_secs(5), async {
+            tokio::join!(serving, accepting)
+        })
+        .await
+        .expect("both sides see the end");
+        assert_eq!((ended, accepted.is_none()), ((), true));
+    }
+}
