@@ -1,8 +1,11 @@
 //! What a route does to a request or response on its way.
 
-use crate::route::http::PathMatch;
+use crate::{
+    name::{Authority, ServiceName},
+    route::http::PathMatch,
+};
 use http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Filters of HTTP routes.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +20,10 @@ pub enum HttpFilter {
     ResponseHeaders(HeaderEdits),
     /// Sends the request to another URL of its backend.
     UrlRewrite(UrlRewrite),
+    /// Sends a copy of some requests somewhere else.
+    Mirror(Mirror),
+    /// Holds some requests back for a while.
+    Delay(Delay),
     /// Answers 500 with this message: the route could not be understood.
     Invalid(Arc<str>),
 }
@@ -28,6 +35,10 @@ pub enum GrpcFilter {
     InjectFailure(InjectGrpcFailure),
     /// Edits request headers.
     RequestHeaders(HeaderEdits),
+    /// Sends a copy of some calls somewhere else.
+    Mirror(Mirror),
+    /// Holds some calls back for a while.
+    Delay(Delay),
     /// Answers `INTERNAL` with this message: the route could not be understood.
     Invalid(Arc<str>),
 }
@@ -53,6 +64,8 @@ pub struct Ratio {
 impl Ratio {
     /// Every request.
     pub const ALL: Self = Self { numerator: 1, denominator: 1 };
+    /// No request.
+    pub const NONE: Self = Self { numerator: 0, denominator: 1 };
 
     /// Whether a request is hit, with `random` drawn uniformly from 0 to 1 (1 excluded).
     pub fn hits(self, random: f64) -> bool {
@@ -78,6 +91,26 @@ pub struct InjectGrpcFailure {
     pub code: u16,
     /// Text for `grpc-message`.
     pub message: Arc<str>,
+    /// Share of requests.
+    pub ratio: Ratio,
+}
+
+/// A copy of requests, sent somewhere else; nobody waits for what comes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The service, for log and metrics.
+    pub service: ServiceName,
+    /// What to ask its endpoints for.
+    pub authority: Authority,
+    /// Share of requests.
+    pub ratio: Ratio,
+}
+
+/// Requests are held back before anything else becomes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// For how long; whole milliseconds.
+    pub time: Duration,
     /// Share of requests.
     pub ratio: Ratio,
 }

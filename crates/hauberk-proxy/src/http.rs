@@ -38,6 +38,7 @@ pub mod replay;
 pub mod retries;
 pub mod routes;
 pub mod server;
+pub mod tee;
 pub mod upgrade;
 
 use crate::{
@@ -74,6 +75,8 @@ pub struct State {
     pub outbound: Limit,
     /// Inbound requests under way.
     pub inbound: Limit,
+    /// Copies of requests under way.
+    pub mirrors: Limit,
 }
 
 /// What HTTP keeps per original destination.

@@ -13,6 +13,7 @@
 
 pub mod backend;
 pub mod discover;
+pub mod mirror;
 pub mod opaque;
 pub mod persist;
 pub mod request;

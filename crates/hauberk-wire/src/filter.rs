@@ -1,10 +1,13 @@
 //! Filters, each way: the parts that inbound and outbound messages share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_model::filter::{
-    HeaderEdits, InjectGrpcFailure, InjectHttpFailure, PathRewrite, Ratio, Redirect, UrlRewrite,
+    Delay, HeaderEdits, InjectGrpcFailure, InjectHttpFailure, Mirror, PathRewrite, Ratio, Redirect,
+    UrlRewrite,
 };
+use hauberk_model::name::{Authority, ServiceName};
 use http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
 
 use crate::api::{grpc_route, http_route, http_types};
@@ -92,6 +95,86 @@ pub(crate) fn url_rewrite_from_wire(wire: &http_route::HttpFailureInjector) -> O
         None => rest.strip_prefix(" prefix=").map(|path| PathRewrite::Prefix(path.into())),
     };
     (rest.is_empty() || path.is_some()).then_some(UrlRewrite { host, path })
+}
+
+/// How the message of a failure begins that stands for a mirror. What follows are words
+/// `share=N/M`, `service=NAMESPACE/NAME` and `to=AUTHORITY`.
+const MIRROR: &str = "route mirrors requests, which this proxy leaves out:";
+
+/// How the message of a failure begins that stands for a delay. What follows are words `share=N/M`
+/// and `millis=N`.
+const DELAY: &str = "route delays requests, which this proxy leaves out:";
+
+/// What may be left out, and is, by proxies that do not know it.
+///
+/// `linkerd2-proxy-api` v0.20 has no words for these. They are said as failures of no request at
+/// all, whose message says what is meant (docs/decisions/0018).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Optional {
+    Mirror(Mirror),
+    Delay(Delay),
+}
+
+impl Optional {
+    fn message(&self) -> String {
+        match self {
+            Self::Mirror(Mirror { service, authority, ratio }) => {
+                let Ratio { numerator, denominator } = ratio;
+                format!("{MIRROR} share={numerator}/{denominator} service={service} to={authority}")
+            }
+            Self::Delay(Delay { time, ratio: Ratio { numerator, denominator } }) => {
+                format!("{DELAY} share={numerator}/{denominator} millis={}", time.as_millis())
+            }
+        }
+    }
+
+    /// Reads what a failure of no request stands for; what is not exactly as above stands for
+    /// itself.
+    fn read(ratio: Option<&http_route::Ratio>, message: &str) -> Option<Self> {
+        if ratio.is_none_or(|ratio| ratio.numerator != 0) {
+            return None;
+        }
+        let read = if let Some(words) = message.strip_prefix(MIRROR) {
+            let (ratio, rest) = share(words)?;
+            let (service, to) = rest.strip_prefix(" service=")?.split_once(" to=")?;
+            let (namespace, name) = service.split_once('/')?;
+            let (_, port) = to.rsplit_once(':')?;
+            let authority = Authority::parse(to, port.parse().ok()?).ok()?;
+            Self::Mirror(Mirror { service: ServiceName::new(namespace, name), authority, ratio })
+        } else {
+            let (ratio, rest) = share(message.strip_prefix(DELAY)?)?;
+            let millis: u64 = rest.strip_prefix(" millis=")?.parse().ok()?;
+            Self::Delay(Delay { time: Duration::from_millis(millis), ratio })
+        };
+        (read.message() == message).then_some(read)
+    }
+
+    pub(crate) fn to_http(&self) -> http_route::HttpFailureInjector {
+        let failure = invalid_http(&self.message().into());
+        http_failure_to_wire(&InjectHttpFailure { ratio: Ratio::NONE, ..failure })
+    }
+
+    pub(crate) fn from_http(wire: &http_route::HttpFailureInjector) -> Option<Self> {
+        Self::read(wire.ratio.as_ref(), &wire.message)
+    }
+
+    pub(crate) fn to_grpc(&self) -> grpc_route::GrpcFailureInjector {
+        let failure = invalid_grpc(&self.message().into());
+        grpc_failure_to_wire(&InjectGrpcFailure { ratio: Ratio::NONE, ..failure })
+    }
+
+    pub(crate) fn from_grpc(wire: &grpc_route::GrpcFailureInjector) -> Option<Self> {
+        Self::read(wire.ratio.as_ref(), &wire.message)
+    }
+}
+
+/// Reads ` share=N/M` and gives what follows.
+fn share(words: &str) -> Option<(Ratio, &str)> {
+    let words = words.strip_prefix(" share=")?;
+    let (share, rest) = words.split_at(words.find(' ')?);
+    let (numerator, denominator) = share.split_once('/')?;
+    let (numerator, denominator) = (numerator.parse().ok()?, denominator.parse().ok()?);
+    (denominator != 0).then_some((Ratio { numerator, denominator }, rest))
 }
 
 pub(crate) fn grpc_failure_to_wire(from: &InjectGrpcFailure) -> grpc_route::GrpcFailureInjector {

@@ -257,7 +257,10 @@ fn http_filter_to_wire(from: &HttpFilter) -> Option<wire::http_route::Filter> {
         HttpFilter::RequestHeaders(edits) => {
             Kind::RequestHeaderModifier(filter::request_headers_to_wire(edits))
         }
-        HttpFilter::ResponseHeaders(_) => return None,
+        // A delay or a mirror that is left out hurts nobody; no server's route has one.
+        HttpFilter::ResponseHeaders(_) | HttpFilter::Mirror(_) | HttpFilter::Delay(_) => {
+            return None;
+        }
         // No server's route rewrites URLs; if one ever did, its requests fail.
         HttpFilter::UrlRewrite(_) => Kind::FailureInjector(filter::http_failure_to_wire(
             &filter::invalid_http(&filter::UNKNOWN_FILTER.into()),
@@ -285,7 +288,7 @@ fn http_filter_from_wire(wire: wire::http_route::Filter) -> Result<HttpFilter, I
 fn grpc_route_to_wire(from: &GrpcRoute) -> wire::GrpcRoute {
     let rule = |rule: &Rule<_, Vec<GrpcFilter>>| wire::grpc_route::Rule {
         matches: rule.matches.iter().map(route::grpc_match_to_wire).collect(),
-        filters: rule.action.iter().map(grpc_filter_to_wire).collect(),
+        filters: rule.action.iter().filter_map(grpc_filter_to_wire).collect(),
     };
     wire::GrpcRoute {
         metadata: Some(meta::to_wire(&from.meta)),
@@ -314,7 +317,7 @@ fn grpc_route_from_wire(wire: wire::GrpcRoute) -> Result<GrpcRoute, Invalid> {
     })
 }
 
-fn grpc_filter_to_wire(from: &GrpcFilter) -> wire::grpc_route::Filter {
+fn grpc_filter_to_wire(from: &GrpcFilter) -> Option<wire::grpc_route::Filter> {
     use wire::grpc_route::filter::Kind;
     let kind = match from {
         GrpcFilter::InjectFailure(failure) => {
@@ -326,8 +329,9 @@ fn grpc_filter_to_wire(from: &GrpcFilter) -> wire::grpc_route::Filter {
         GrpcFilter::RequestHeaders(edits) => {
             Kind::RequestHeaderModifier(filter::request_headers_to_wire(edits))
         }
+        GrpcFilter::Mirror(_) | GrpcFilter::Delay(_) => return None,
     };
-    wire::grpc_route::Filter { kind: Some(kind) }
+    Some(wire::grpc_route::Filter { kind: Some(kind) })
 }
 
 fn grpc_filter_from_wire(wire: wire::grpc_route::Filter) -> Result<GrpcFilter, Invalid> {

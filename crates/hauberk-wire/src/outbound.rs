@@ -15,6 +15,7 @@ use hauberk_model::{OutboundPolicy, Port};
 
 use crate::api::outbound as wire;
 use crate::api::{http_route, opaque_route};
+use crate::filter::Optional;
 use crate::invalid::{Invalid, Required};
 use crate::{filter, meta, route, scalar};
 
@@ -327,6 +328,10 @@ fn http_filter_to_wire(from: &HttpFilter) -> wire::http_route::Filter {
         HttpFilter::UrlRewrite(rewrite) => {
             Kind::FailureInjector(filter::url_rewrite_to_wire(rewrite))
         }
+        HttpFilter::Mirror(mirror) => {
+            Kind::FailureInjector(Optional::Mirror(mirror.clone()).to_http())
+        }
+        HttpFilter::Delay(delay) => Kind::FailureInjector(Optional::Delay(*delay).to_http()),
     };
     wire::http_route::Filter { kind: Some(kind) }
 }
@@ -335,10 +340,14 @@ fn http_filter_from_wire(wire: wire::http_route::Filter) -> Result<HttpFilter, I
     use wire::http_route::filter::Kind;
     Ok(match wire.kind {
         None => HttpFilter::Invalid(filter::UNKNOWN_FILTER.into()),
-        Some(Kind::FailureInjector(failure)) => match filter::url_rewrite_from_wire(&failure) {
-            Some(rewrite) => HttpFilter::UrlRewrite(rewrite),
-            None => HttpFilter::InjectFailure(filter::http_failure_from_wire(failure)?),
-        },
+        Some(Kind::FailureInjector(failure)) => {
+            match (filter::url_rewrite_from_wire(&failure), Optional::from_http(&failure)) {
+                (Some(rewrite), _) => HttpFilter::UrlRewrite(rewrite),
+                (None, Some(Optional::Mirror(mirror))) => HttpFilter::Mirror(mirror),
+                (None, Some(Optional::Delay(delay))) => HttpFilter::Delay(delay),
+                (None, None) => HttpFilter::InjectFailure(filter::http_failure_from_wire(failure)?),
+            }
+        }
         Some(Kind::Redirect(redirect)) => {
             HttpFilter::Redirect(filter::redirect_from_wire(redirect)?)
         }
@@ -363,6 +372,10 @@ fn grpc_filter_to_wire(from: &GrpcFilter) -> wire::grpc_route::Filter {
         GrpcFilter::RequestHeaders(edits) => {
             Kind::RequestHeaderModifier(filter::request_headers_to_wire(edits))
         }
+        GrpcFilter::Mirror(mirror) => {
+            Kind::FailureInjector(Optional::Mirror(mirror.clone()).to_grpc())
+        }
+        GrpcFilter::Delay(delay) => Kind::FailureInjector(Optional::Delay(*delay).to_grpc()),
     };
     wire::grpc_route::Filter { kind: Some(kind) }
 }
@@ -371,9 +384,11 @@ fn grpc_filter_from_wire(wire: wire::grpc_route::Filter) -> Result<GrpcFilter, I
     use wire::grpc_route::filter::Kind;
     Ok(match wire.kind {
         None => GrpcFilter::Invalid(filter::UNKNOWN_FILTER.into()),
-        Some(Kind::FailureInjector(failure)) => {
-            GrpcFilter::InjectFailure(filter::grpc_failure_from_wire(failure)?)
-        }
+        Some(Kind::FailureInjector(failure)) => match Optional::from_grpc(&failure) {
+            Some(Optional::Mirror(mirror)) => GrpcFilter::Mirror(mirror),
+            Some(Optional::Delay(delay)) => GrpcFilter::Delay(delay),
+            None => GrpcFilter::InjectFailure(filter::grpc_failure_from_wire(failure)?),
+        },
         Some(Kind::RequestHeaderModifier(edits)) => {
             GrpcFilter::RequestHeaders(filter::request_headers_from_wire(edits)?)
         }
@@ -428,7 +443,9 @@ fn message_of_http(filter: &HttpFilter) -> Option<Arc<str>> {
         HttpFilter::Redirect(_)
         | HttpFilter::RequestHeaders(_)
         | HttpFilter::ResponseHeaders(_)
-        | HttpFilter::UrlRewrite(_) => None,
+        | HttpFilter::UrlRewrite(_)
+        | HttpFilter::Mirror(_)
+        | HttpFilter::Delay(_) => None,
     }
 }
 
@@ -436,7 +453,7 @@ fn message_of_grpc(filter: &GrpcFilter) -> Option<Arc<str>> {
     match filter {
         GrpcFilter::InjectFailure(failure) => Some(failure.message.clone()),
         GrpcFilter::Invalid(message) => Some(message.clone()),
-        GrpcFilter::RequestHeaders(_) => None,
+        GrpcFilter::RequestHeaders(_) | GrpcFilter::Mirror(_) | GrpcFilter::Delay(_) => None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Message bodies as one closed enum; nothing is boxed per frame and nothing is buffered.
 //!
-//! Requests travel as [`Body::Incoming`], or as [`Body::Tracked`] where a limit of time or a retry
-//! depends on how far they have come. Responses travel as [`Body::Observed`], which tells an
+//! Requests travel as [`Body::Incoming`], as [`Body::Original`] where they are mirrored (their copies
+//! as [`Body::Copy`]), or as [`Body::Tracked`] where a limit of time or a retry depends on how far
+//! they have come. Responses travel as [`Body::Observed`], which tells an
 //! [`End`] what happens on the way: the first frame (load estimate), the end with its trailers
 //! (classification, metrics, breaker) or the break. The end is told exactly once, also when the
 //! body is dropped early because the client went away.
@@ -26,6 +27,7 @@ use super::exchange::End;
 use super::incoming::{Incoming, StreamError};
 use super::limits::{Limit, Progress, Timer};
 use super::replay::{ReadError, Reader};
+use super::tee::{BrokenOff, Copy, Original};
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,9 @@ pub enum BodyError {
     /// The request is being sent again; this sending of it is over.
     #[error("another attempt has begun")]
     Superseded,
+    /// The request that this is a copy of broke off, or the copy was too slow.
+    #[error(transparent)]
+    Copy(#[from] BrokenOff),
 }
 
 impl From<StreamError> for BodyError {
@@ -55,6 +60,10 @@ pub enum Body {
     Empty,
     /// Passed on as it comes.
     Incoming(Incoming),
+    /// A request body that is copied on the way. Boxed, since it is rare.
+    Original(Box<Original>),
+    /// A copy of a request body. Boxed, since it is rare.
+    Copy(Box<Copy>),
     /// A request body whose progress matters to somebody. Boxed, since it is rare.
     Tracked(Box<Tracked>),
     /// A response body whose end matters to somebody. Boxed, since messages are moved often.
@@ -74,9 +83,9 @@ pub struct Tracked {
 #[derive(Debug)]
 pub enum Source {
     /// The client, directly.
-    Incoming(Incoming),
+    Original(Original),
     /// What is kept of it, and then the client.
-    Replay(Reader),
+    Replay(Reader<Original>),
 }
 
 /// Frames of a response that were read before it was decided what becomes of it.
@@ -119,6 +128,12 @@ impl http_body::Body for Body {
             Body::Incoming(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)))
             }
+            Body::Original(original) => Pin::new(&mut **original)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|f| f.map_err(Into::into))),
+            Body::Copy(copy) => Pin::new(&mut **copy)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|f| f.map_err(Into::into))),
             Body::Tracked(tracked) => tracked.poll_frame(cx),
             Body::Observed(observed) => observed.poll_frame(cx),
         }
@@ -128,6 +143,8 @@ impl http_body::Body for Body {
         match self {
             Body::Empty => true,
             Body::Incoming(incoming) => incoming.is_end_stream(),
+            Body::Original(original) => original.is_end_stream(),
+            Body::Copy(copy) => copy.is_end_stream(),
             Body::Tracked(tracked) => tracked.source.is_end_stream(),
             Body::Observed(observed) => observed.held.is_empty() && observed.inner.is_end_stream(),
         }
@@ -137,8 +154,10 @@ impl http_body::Body for Body {
         match self {
             Body::Empty => SizeHint::with_exact(0),
             Body::Incoming(incoming) => incoming.size_hint(),
+            Body::Original(original) => original.size_hint(),
+            Body::Copy(copy) => copy.size_hint(),
             Body::Tracked(tracked) => match &tracked.source {
-                Source::Incoming(incoming) => incoming.size_hint(),
+                Source::Original(original) => http_body::Body::size_hint(original),
                 Source::Replay(reader) => reader.size_hint(),
             },
             Body::Observed(observed) => observed.size_hint(),
@@ -149,7 +168,7 @@ impl http_body::Body for Body {
 impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
-            Source::Incoming(incoming) => http_body::Body::is_end_stream(incoming),
+            Source::Original(original) => http_body::Body::is_end_stream(original),
             Source::Replay(reader) => reader.is_end_stream(),
         }
     }
@@ -161,8 +180,8 @@ impl Tracked {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.source {
-            Source::Incoming(incoming) => {
-                ready!(http_body::Body::poll_frame(Pin::new(incoming), cx))
+            Source::Original(original) => {
+                ready!(http_body::Body::poll_frame(Pin::new(original), cx))
                     .map(|frame| frame.map_err(BodyError::from))
             }
             Source::Replay(reader) => ready!(reader.poll_frame(cx)).map(|frame| {

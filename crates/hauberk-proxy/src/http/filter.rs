@@ -5,9 +5,10 @@
 //! argument.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_model::filter::{
-    GrpcFilter, HeaderEdits, HttpFilter, PathRewrite, Ratio, Redirect, UrlRewrite,
+    Delay, GrpcFilter, HeaderEdits, HttpFilter, Mirror, PathRewrite, Ratio, Redirect, UrlRewrite,
 };
 use hauberk_model::route::http::PathMatch;
 use http::header::{HOST, LOCATION};
@@ -41,6 +42,10 @@ pub enum Filter {
     ResponseHeaders(HeaderEdits),
     /// Sends the request to another URL of its backend.
     UrlRewrite(UrlRewrite),
+    /// Sends a copy somewhere else; done by `outbound::mirror` when the request has passed.
+    Mirror(Mirror),
+    /// Holds some requests back.
+    Delay(Delay),
     /// The route could not be understood.
     Invalid(Arc<str>),
 }
@@ -62,6 +67,8 @@ impl From<&HttpFilter> for Filter {
             HttpFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
             HttpFilter::ResponseHeaders(edits) => Filter::ResponseHeaders(edits.clone()),
             HttpFilter::UrlRewrite(rewrite) => Filter::UrlRewrite(rewrite.clone()),
+            HttpFilter::Mirror(mirror) => Filter::Mirror(mirror.clone()),
+            HttpFilter::Delay(delay) => Filter::Delay(*delay),
             HttpFilter::Invalid(message) => Filter::Invalid(Arc::clone(message)),
         }
     }
@@ -77,6 +84,8 @@ impl From<&GrpcFilter> for Filter {
                 ratio: inject.ratio,
             },
             GrpcFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
+            GrpcFilter::Mirror(mirror) => Filter::Mirror(mirror.clone()),
+            GrpcFilter::Delay(delay) => Filter::Delay(*delay),
             GrpcFilter::Invalid(message) => Filter::Invalid(Arc::clone(message)),
         }
     }
@@ -93,6 +102,15 @@ pub enum Verdict {
     Fail(Failure),
 }
 
+/// What filters made of a request, and how long to wait before that.
+#[derive(Debug)]
+pub struct Applied {
+    /// How long the request is held back.
+    pub delay: Duration,
+    /// What becomes of it then.
+    pub verdict: Verdict,
+}
+
 /// Applies `filters` to a request. `matched` is the path match that chose the route, for prefix
 /// rewriting; `random` draws uniformly from 0 to 1.
 pub fn apply(
@@ -100,12 +118,30 @@ pub fn apply(
     request: &mut Parts,
     matched: Option<&PathMatch>,
     manner: Manner,
+    random: impl FnMut() -> f64,
+) -> Applied {
+    let mut delay = Duration::ZERO;
+    let verdict = judge(filters, request, matched, manner, &mut delay, random);
+    Applied { delay, verdict }
+}
+
+fn judge(
+    filters: &[Filter],
+    request: &mut Parts,
+    matched: Option<&PathMatch>,
+    manner: Manner,
+    delay: &mut Duration,
     mut random: impl FnMut() -> f64,
 ) -> Verdict {
     for filter in filters {
         match filter {
             Filter::RequestHeaders(edits) => edits.apply(&mut request.headers),
-            Filter::ResponseHeaders(_) => {}
+            Filter::ResponseHeaders(_) | Filter::Mirror(_) => {}
+            Filter::Delay(Delay { time, ratio }) => {
+                if ratio.hits(random()) {
+                    *delay = delay.saturating_add(*time);
+                }
+            }
             Filter::Fail { status, code, message, ratio } => {
                 if ratio.hits(random()) {
                     let response = answer::made_up(*status, *code, message, manner);
@@ -258,7 +294,7 @@ mod tests {
             let mut request = request(uri, "h:8080");
             let matched = PathMatch::Prefix("/a".into());
             let filter = [Filter::UrlRewrite(rewrite)];
-            let verdict = apply(&filter, &mut request, Some(&matched), MANNER, || 0.0);
+            let verdict = apply(&filter, &mut request, Some(&matched), MANNER, || 0.0).verdict;
             assert!(matches!(verdict, Verdict::Pass), "{verdict:?}");
             let host = request.headers[HOST].to_str().unwrap().to_owned();
             assert_eq!((request.uri.to_string().as_str(), host.as_str()), expect);
@@ -278,7 +314,7 @@ mod tests {
         let full = UrlRewrite { host: None, path: Some(PathRewrite::Full("no path".into())) };
         let filter = [Filter::UrlRewrite(full)];
         let mut request = request("/a", "h");
-        let verdict = apply(&filter, &mut request, None, MANNER, || 0.0);
+        let verdict = apply(&filter, &mut request, None, MANNER, || 0.0).verdict;
         assert!(matches!(verdict, Verdict::Fail(_)), "{verdict:?}");
         assert_eq!(request.uri, "/a", "the request is as it was");
     }
@@ -293,11 +329,33 @@ mod tests {
             ratio,
         };
         let verdict = |random| {
-            apply(std::slice::from_ref(&fail), &mut request("/", "h"), None, MANNER, || random)
+            let filters = std::slice::from_ref(&fail);
+            apply(filters, &mut request("/", "h"), None, MANNER, || random).verdict
         };
         assert!(matches!(verdict(0.6), Verdict::Pass));
         let Verdict::Answer(response) = verdict(0.4) else { panic!("not answered") };
         assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(response.headers()["l5d-proxy-error"], "no coffee");
+    }
+
+    #[test]
+    fn delays_add_up_and_come_before_a_failure() {
+        let delay = |millis, numerator| {
+            let ratio = Ratio { numerator, denominator: 2 };
+            Filter::Delay(Delay { time: Duration::from_millis(millis), ratio })
+        };
+        let failure = Filter::Fail {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: 14,
+            message: "broken".into(),
+            ratio: Ratio::ALL,
+        };
+        let filters = [delay(100, 2), delay(10, 1), failure, delay(1, 2)];
+        let applied = |random| apply(&filters, &mut request("/", "h"), None, MANNER, || random);
+        for (random, millis) in [(0.4, 110), (0.6, 100)] {
+            let applied = applied(random);
+            assert_eq!(applied.delay, Duration::from_millis(millis));
+            assert!(matches!(applied.verdict, Verdict::Answer(_)));
+        }
     }
 }

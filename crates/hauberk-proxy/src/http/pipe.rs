@@ -119,5 +119,6 @@ fn reason(error: &BodyError) -> Reason {
     match error {
         BodyError::Sender(error) => error.reason(),
         BodyError::Timeout(_) | BodyError::Superseded => Reason::INTERNAL_ERROR,
+        BodyError::Copy(_) => Reason::CANCEL,
     }
 }

@@ -229,7 +229,10 @@ impl Connection {
         counters.allow.inc();
         let filters = table.filters(found);
         let random = || worker.random.borrow_mut().random();
-        match filter::apply(filters, &mut parts, table.path(found), manner, random) {
+        // A server's routes hold nothing back.
+        let filter::Applied { verdict, delay: _ } =
+            filter::apply(filters, &mut parts, table.path(found), manner, random);
+        match verdict {
             Verdict::Pass => {}
             Verdict::Answer(response) => return Err(Refused::Answered(response)),
             Verdict::Fail(failure) => return Err(failure.into()),

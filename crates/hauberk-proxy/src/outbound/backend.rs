@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use hauberk_model::failure_accrual::FailureAccrual;
 use hauberk_model::outbound::{
-    self, BackendTarget, Distribution, OutboundPolicy, OutboundProtocol, Queue, RuleAction,
+    self, BackendTarget, Distribution, Load, OutboundPolicy, OutboundProtocol, Queue, RuleAction,
 };
 use hauberk_model::profile::{RequestMatch, ResponseClass};
 use hauberk_model::route::grpc::GrpcMatch;
@@ -32,6 +32,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::mirror::{self, Mirror};
 use crate::balance::{self, Balancer, Build, Pool, Pools, Settings};
 use crate::connection::Direction;
 use crate::dial;
@@ -76,6 +77,8 @@ pub struct Rule {
     pub meta: Meta,
     /// Filters in order.
     pub filters: Vec<Filter>,
+    /// Where copies of its requests go.
+    pub mirrors: Vec<Rc<Mirror>>,
     /// Counters of the route.
     pub series: Rc<RouteSeries>,
     /// Limits of time and retries; none for most rules.
@@ -113,6 +116,14 @@ pub struct Plan {
     pub retries: Option<Rc<Rules>>,
 }
 
+impl Plan {
+    /// When a request that began then must be over, or its response's head be here.
+    pub fn deadline(&self, began: Instant) -> Option<Instant> {
+        let limits = self.timeouts.request.into_iter().chain(self.head);
+        limits.min().map(|limit| began + limit)
+    }
+}
+
 #[derive(Debug)]
 enum Backends {
     First(Vec<Backend>),
@@ -124,6 +135,8 @@ enum Backends {
 pub struct Backend {
     /// Filters in order, after those of the rule.
     pub filters: Vec<Filter>,
+    /// Where copies of its requests go.
+    pub mirrors: Vec<Rc<Mirror>>,
     /// Counters of what is given to it.
     pub series: Rc<RouteSeries>,
     /// How it is reached.
@@ -241,10 +254,14 @@ impl Compiler<'_> {
         filter: impl Fn(&F) -> Filter,
     ) -> Rule {
         let labels = || Labels::new().parent(self.parent).outbound_route(route);
-        let backend = |backend: &outbound::RouteBackend<F>| Backend {
-            filters: backend.filters.iter().map(&filter).collect(),
-            series: Rc::new(families.1.series(labels().backend(&backend.backend.meta))),
-            target: self.target(&backend.backend),
+        let backend = |backend: &outbound::RouteBackend<F>| {
+            let filters: Vec<Filter> = backend.filters.iter().map(&filter).collect();
+            Backend {
+                mirrors: self.mirrors(&filters, &labels()),
+                filters,
+                series: Rc::new(families.1.series(labels().backend(&backend.backend.meta))),
+                target: self.target(&backend.backend),
+            }
         };
         let backends = match &action.backends {
             Distribution::Empty => Backends::First(Vec::new()),
@@ -256,7 +273,8 @@ impl Compiler<'_> {
                 Backends::Random(list.map(|(b, weight)| (backend(b), *weight)).collect())
             }
         };
-        let filters = action.filters.iter().map(&filter).collect();
+        let filters: Vec<Filter> = action.filters.iter().map(&filter).collect();
+        let mirrors = self.mirrors(&filters, &labels());
         let series = Rc::new(families.0.series(labels()));
         let retries = action.retry.as_ref().map(|retry| Rc::new(Rules::from(retry)));
         let timeouts = action.timeouts;
@@ -269,15 +287,43 @@ impl Compiler<'_> {
             let (head, classes) = (None, Vec::new());
             Box::new(Care { timeouts, head, classes, retries, budget, series, allows_overrides })
         });
-        Rule { meta: route.clone(), filters, series, care, backends }
+        Rule { meta: route.clone(), filters, mirrors, series, care, backends }
+    }
+
+    /// Where copies go that the filters ask for. Their endpoints are nobody's to judge here, so
+    /// that a copy that fails takes no endpoint away from a request.
+    fn mirrors(&self, filters: &[Filter], labels: &Labels) -> Vec<Rc<Mirror>> {
+        let mirrors = filters.iter().filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => Some(mirror),
+            _ => None,
+        });
+        let side = &self.worker.config.outbound.side;
+        let queue = self.queue();
+        let mirrors = mirrors.map(|mirror| {
+            let service = &mirror.service;
+            let (namespace, port) = (service.namespace.as_str(), mirror.authority.port());
+            let meta = Meta::service(namespace, &service.name, Some(port));
+            let settings = balance::settings(Load::default(), queue, None, side);
+            let build = EndpointClients { authority: Some(mirror.authority.clone()) };
+            Rc::new(Mirror {
+                pool: Pools::get(self.worker, http_pools, &mirror.authority, settings, build),
+                ratio: mirror.ratio,
+                series: mirror::Series::new(self.worker, &labels.clone().backend(&meta)),
+            })
+        });
+        mirrors.collect()
+    }
+
+    /// linkerd2-proxy v2 takes the queue of HTTP from its settings, not from the policy, which has
+    /// had a capacity of 100 there since before it was used.
+    fn queue(&self) -> Queue {
+        let side = &self.worker.config.outbound.side;
+        Queue { capacity: side.queue_capacity, failfast_timeout: side.failfast_timeout }
     }
 
     fn target(&self, backend: &outbound::Backend) -> Target {
         let side = &self.worker.config.outbound.side;
-        // linkerd2-proxy v2 takes the queue of HTTP from its settings, not from the policy, which
-        // has had a capacity of 100 there since before it was used.
-        let queue =
-            Queue { capacity: side.queue_capacity, failfast_timeout: side.failfast_timeout };
+        let queue = self.queue();
         match &backend.target {
             BackendTarget::Balance { authority, load } => {
                 let settings = balance::settings(*load, queue, self.accrual, side);
@@ -298,6 +344,15 @@ fn http_pools(worker: &Worker) -> &Pools<Client> {
 }
 
 impl Rule {
+    /// Whether requests of it may be mirrored, by itself or by a backend.
+    pub fn mirrors_somewhere(&self) -> bool {
+        let by_backend = match &self.backends {
+            Backends::First(list) => list.iter().any(|backend| !backend.mirrors.is_empty()),
+            Backends::Random(list) => list.iter().any(|(backend, _)| !backend.mirrors.is_empty()),
+        };
+        by_backend || !self.mirrors.is_empty()
+    }
+
     /// What a response's head says about success, by the rule's own classes if it has any.
     pub fn pending(&self, grpc: bool, status: StatusCode, headers: &HeaderMap) -> Pending {
         let classes = self.care.as_ref().map_or(&[][..], |care| &care.classes);

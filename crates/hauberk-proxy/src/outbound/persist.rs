@@ -23,7 +23,8 @@ use rand::Rng;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::backend::{Backend, Care, Plan, Rule, Table};
-use super::request::{Arrived, Connection, Refused, refused};
+use super::mirror::Copies;
+use super::request::{Arrived, Connection, Hold, Refused, refused};
 use super::retry::{Attempt, Sent, Unanswered};
 use crate::balance::Refusal;
 use crate::http::answer::{self, Manner};
@@ -36,6 +37,7 @@ use crate::http::limit::Permit;
 use crate::http::limits::{Limit, Limits, Progress, Timer};
 use crate::http::replay::Replay;
 use crate::http::retries::{By, Course, Next, Result as Judged, Rules, Why};
+use crate::http::tee::Original;
 
 /// A request with what was decided about it.
 pub(super) struct Work<'t> {
@@ -44,6 +46,7 @@ pub(super) struct Work<'t> {
     pub(super) plan: Plan,
     pub(super) parts: Parts,
     pub(super) body: Incoming,
+    pub(super) copies: Option<Copies>,
     pub(super) required: Option<WorkloadId>,
     pub(super) matched: Option<&'t PathMatch>,
     pub(super) manner: Manner,
@@ -57,11 +60,27 @@ impl Connection {
         work: Work<'_>,
         permit: Permit,
     ) -> Result<Response<Body>, Refused> {
-        let Work { table, rule, plan, mut parts, body, required, matched, manner, began } = work;
+        let Work {
+            table,
+            rule,
+            plan,
+            mut parts,
+            body,
+            mut copies,
+            required,
+            matched,
+            manner,
+            began,
+        } = work;
         let care = rule.care.as_ref().expect("only rules with care make plans");
         // An upgrade makes the connection the request; it cannot be repeated.
         let is_upgrade = headers::wants_upgrade(parts.version, &parts.method, &parts.headers);
         let rules = plan.retries.as_deref().filter(|_| !is_upgrade);
+        let hold = Hold { rule, began, deadline: plan.deadline(began) };
+        let body = match &copies {
+            None => Original::new(body, None),
+            Some(copies) => copies.original(body),
+        };
         let mut upload = Upload::new(body, rules.map(|rules| rules.max_request_bytes));
         let mut course = Course::default();
         if rules.is_some_and(|rules| rules.by == By::Conditions) {
@@ -84,7 +103,11 @@ impl Connection {
                 if may_repeat { parts.clone() } else { std::mem::replace(&mut parts, no_head()) };
 
             let backend = rule.backend(&self.worker)?;
-            self.filter(&backend.filters, &mut head, matched, manner)?;
+            self.filter(&backend.filters, &mut head, (matched, manner), hold).await?;
+            // A backend mirrors what it is asked first; later attempts are the same request.
+            if let Some(copies) = copies.take() {
+                copies.begin(self, (&backend.mirrors, &rule.meta), &head);
+            }
             let (balancer, is_forward) = backend.balancer()?;
             backend.series.request();
             let request = Box::new(Request::from_parts(head, upload.body(&progress)));
@@ -150,13 +173,13 @@ enum Upload {
     /// There is none.
     Empty,
     /// It can be sent once.
-    Once(Option<Incoming>),
+    Once(Option<Original>),
     /// It is kept while it is sent.
-    Replay(Replay),
+    Replay(Replay<Original>),
 }
 
 impl Upload {
-    fn new(body: Incoming, bytes_max: Option<usize>) -> Self {
+    fn new(body: Original, bytes_max: Option<usize>) -> Self {
         if http_body::Body::is_end_stream(&body) {
             return Upload::Empty;
         }
@@ -173,7 +196,7 @@ impl Upload {
     fn body(&mut self, progress: &Rc<Progress>) -> Body {
         let source = match self {
             Upload::Replay(replay) => Some(Source::Replay(replay.reader())),
-            Upload::Once(body) => body.take().map(Source::Incoming),
+            Upload::Once(body) => body.take().map(Source::Original),
             Upload::Empty => None,
         };
         match source {

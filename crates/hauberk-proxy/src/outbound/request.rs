@@ -12,16 +12,19 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hauberk_model::route::http::PathMatch;
 use hauberk_model::{OutboundPolicy, Profile, WorkloadId};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
 use rand::Rng;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::backend::{Backend, Rule, Table};
 use super::discover::Target;
+use super::mirror::Copies;
 use super::persist::Work;
 use super::retry::{Attempt, Sent, Unanswered};
 use crate::balance::Refusal;
@@ -29,9 +32,10 @@ use crate::connection::{Direction, Facts, NoTls, Tls};
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held};
+use crate::http::classify::Break;
 use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
-use crate::http::filter::{self, Filter, Verdict};
+use crate::http::filter::{self, Applied, Filter, Verdict};
 use crate::http::headers::{self, L5D_DST_CANONICAL, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
 use crate::http::incoming::{Incoming, StreamError};
 use crate::http::limit::Permit;
@@ -83,7 +87,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>,
 /// What the requests of one connection share.
 pub(super) struct Connection {
     pub(super) worker: Rc<Worker>,
-    client: std::net::SocketAddr,
+    pub(super) client: std::net::SocketAddr,
     target: Rc<Target>,
     version: Version,
     control: Rc<Control>,
@@ -179,17 +183,40 @@ impl Connection {
             parts.headers.insert(L5D_DST_CANONICAL, canonical.clone());
         }
         let plan = rule.plan(&mut parts.headers);
-        self.filter(&rule.filters, &mut parts, matched, manner)?;
+        let deadline = plan.as_ref().and_then(|plan| plan.deadline(began));
+        let held = Hold { rule, began, deadline };
+        self.filter(&rule.filters, &mut parts, (matched, manner), held).await?;
+        let copies = rule.mirrors_somewhere().then(|| Copies::of(&body));
+        if let Some(copies) = &copies {
+            copies.begin(self, (&rule.mirrors, &rule.meta), &parts);
+        }
         if let Some(plan) = plan {
             if let Some(traced) = traced {
                 traced.send();
             }
-            let table = &*table;
-            let work = Work { table, rule, plan, parts, body, required, matched, manner, began };
+            let work = Work {
+                table: &table,
+                rule,
+                plan,
+                parts,
+                body,
+                copies,
+                required,
+                matched,
+                manner,
+                began,
+            };
             return Box::pin(self.persist(work, permit)).await;
         }
         let backend = rule.backend(worker)?;
-        self.filter(&backend.filters, &mut parts, matched, manner)?;
+        self.filter(&backend.filters, &mut parts, (matched, manner), held).await?;
+        let body = match copies {
+            None => Body::Incoming(body),
+            Some(copies) => {
+                copies.begin(self, (&backend.mirrors, &rule.meta), &parts);
+                Body::Original(Box::new(copies.original(body)))
+            }
+        };
         backend.series.request();
 
         let (balancer, is_forward) = backend.balancer()?;
@@ -197,7 +224,7 @@ impl Connection {
         let required = required.as_ref();
         let (between, series, limits) = (self.between(rule), None, None);
         let attempt = Attempt { balancer, series, required, between, began, patience, limits };
-        let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
+        let request = Box::new(Request::from_parts(parts, body));
         let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
         if let Some(traced) = traced {
             traced.send();
@@ -234,15 +261,24 @@ impl Connection {
         response
     }
 
-    pub(super) fn filter(
+    /// Applies filters to a request, and holds it back if they say so.
+    pub(super) async fn filter(
         &self,
         filters: &[Filter],
         parts: &mut Parts,
-        matched: Option<&hauberk_model::route::http::PathMatch>,
-        manner: Manner,
+        (matched, manner): (Option<&PathMatch>, Manner),
+        hold: Hold<'_>,
     ) -> Result<(), Refused> {
+        if filters.is_empty() {
+            return Ok(());
+        }
         let random = || self.worker.random.borrow_mut().random();
-        match filter::apply(filters, parts, matched, manner, random) {
+        let Applied { delay, verdict } = filter::apply(filters, parts, matched, manner, random);
+        if !delay.is_zero() {
+            // Boxed, since it is rare.
+            Box::pin(hold.back(delay)).await?;
+        }
+        match verdict {
             Verdict::Pass => Ok(()),
             Verdict::Answer(response) => Err(Refused::Answered(response)),
             Verdict::Fail(failure) => Err(failure.into()),
@@ -335,6 +371,34 @@ impl Connection {
             self.control.close();
         }
         answer::failure(failure, manner)
+    }
+}
+
+/// For how long a request may be held back.
+#[derive(Clone, Copy)]
+pub(super) struct Hold<'r> {
+    pub(super) rule: &'r Rule,
+    pub(super) began: Instant,
+    /// When the request must be over.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Hold<'_> {
+    /// Waits; the time counts against the request's limit. The client that goes away ends it.
+    async fn back(self, delay: Duration) -> Result<(), Refused> {
+        let until = Instant::now() + delay;
+        match self.deadline.filter(|deadline| *deadline <= until) {
+            None => {
+                sleep_until(until).await;
+                Ok(())
+            }
+            Some(deadline) => {
+                sleep_until(deadline).await;
+                let (series, limit) = (&self.rule.series, Limit::Request);
+                series.failed(limit.name(), Break::Timeout(limit), self.began.elapsed());
+                Err(Failure::peer(What::Timeout(limit.text())).into())
+            }
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Families {
     pub inbound_errors: Counters,
     /// `outbound_http_errors_total`.
     pub outbound_errors: Counters,
+    /// `hauberk_outbound_mirror_requests_total`.
+    pub mirrors: Counters,
     /// Families about routes.
     pub route: route::Families,
     /// Families about routes of service profiles.
@@ -148,6 +150,10 @@ impl Families {
             outbound_errors: counters(
                 "outbound_http_errors",
                 "Requests answered by the proxy itself",
+            ),
+            mirrors: counters(
+                "hauberk_outbound_mirror_requests",
+                "Copies of requests, by what came of them",
             ),
             route,
             profile,

@@ -69,7 +69,7 @@ fn http_server() -> impl Strategy<Value = HttpServer> {
 }
 
 fn protocol() -> impl Strategy<Value = InboundProtocol> {
-    let grpc = (meta(), authorizations(), route(grpc_match(), vec(grpc_filter(), 0..3)))
+    let grpc = (meta(), authorizations(), route(grpc_match(), vec(inbound_grpc_filter(), 0..3)))
         .prop_map(|(meta, authorizations, route)| GrpcRoute { meta, authorizations, route });
     prop_oneof![
         (duration(), http_server())

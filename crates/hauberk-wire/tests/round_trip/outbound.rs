@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
-use hauberk_model::filter::{HttpFilter, PathRewrite, TcpFilter, UrlRewrite};
+use hauberk_model::filter::{Delay, HttpFilter, Mirror, PathRewrite, Ratio, TcpFilter, UrlRewrite};
+use hauberk_model::name::{Authority, ServiceName};
 use hauberk_model::outbound::{
     Backend, BackendTarget, Distribution, GrpcPolicy, GrpcRoute, HttpPolicy, HttpRoute, Load,
     OpaqueRoute, OutboundProtocol, PeakEwma, Queue, RouteBackend, RuleAction, TlsRoute,
@@ -269,6 +270,55 @@ fn a_url_rewrite_is_a_failure_to_proxies_that_know_no_more() {
     check("", Some(UrlRewrite::default()));
     for other in [" ", " host", " host=a.org ", " host=a.org query=b", "full=/a", " prefix"] {
         check(other, None);
+    }
+}
+
+#[test]
+fn mirrors_and_delays_are_failures_of_no_request_to_proxies_that_know_no_more() {
+    use api::outbound::http_route::filter::Kind;
+    // These words are spoken between releases (docs/decisions/0018).
+    let mirrors = "route mirrors requests, which this proxy leaves out:";
+    let delays = "route delays requests, which this proxy leaves out:";
+    let check = |numerator: u32, message: String, expect: Option<HttpFilter>| {
+        let ratio = Some(api::http_route::Ratio { numerator, denominator: 1 });
+        let injector =
+            api::http_route::HttpFailureInjector { status: 500, message: message.clone(), ratio };
+        let wire = with_filter(Some(Kind::FailureInjector(injector.clone())));
+        let policy = outbound::from_wire(wire).expect("the policy is understood");
+        let OutboundProtocol::Http1(http) = policy.protocol.clone() else { panic!("HTTP/1") };
+        match (&http.routes[0].route.rules[0].action.filters[..], expect) {
+            ([seen], Some(expect)) => {
+                assert_eq!(*seen, expect);
+                // And they are said so: to who knows no more, as a failure that hits no request.
+                let said = outbound::to_wire(&policy);
+                assert_eq!(said, with_filter(Some(Kind::FailureInjector(injector))));
+            }
+            ([HttpFilter::InjectFailure(_)], None) => {}
+            other => panic!("{message}: {other:?}"),
+        }
+    };
+    let ratio = Ratio { numerator: 1, denominator: 4 };
+    let authority = Authority::new("w.ns.svc.cluster.local", hauberk_model::Port::new(80).unwrap());
+    let mirror = Mirror { service: ServiceName::new("ns", "w"), authority, ratio };
+    let words = "share=1/4 service=ns/w to=w.ns.svc.cluster.local:80";
+    check(0, format!("{mirrors} {words}"), Some(HttpFilter::Mirror(mirror)));
+    let delay = Delay { time: std::time::Duration::from_millis(100), ratio };
+    check(0, format!("{delays} share=1/4 millis=100"), Some(HttpFilter::Delay(delay)));
+    // A failure that does hit requests is one.
+    check(1, format!("{mirrors} {words}"), None);
+    check(1, format!("{delays} share=1/4 millis=100"), None);
+    for other in
+        ["", " share=1/0 millis=1", " share=1/4", " share=1/4 millis=x", " share=1/4 millis=01"]
+    {
+        check(0, format!("{delays}{other}"), None);
+    }
+    for other in [
+        "",
+        " share=1/4 service=ns to=w:80",
+        " share=1/4 service=ns/w to=w",
+        " share=1/4 service=ns/w to=W:80",
+    ] {
+        check(0, format!("{mirrors}{other}"), None);
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use hauberk_model::backoff::Backoff;
 use hauberk_model::endpoints::{EndpointTls, Http2Params, KeepAlive, Labels, ProtocolHint};
 use hauberk_model::filter::{
-    GrpcFilter, HeaderEdits, HttpFilter, InjectGrpcFailure, InjectHttpFailure, PathRewrite, Ratio,
-    Redirect, UrlRewrite,
+    Delay, GrpcFilter, HeaderEdits, HttpFilter, InjectGrpcFailure, InjectHttpFailure, Mirror,
+    PathRewrite, Ratio, Redirect, UrlRewrite,
 };
 use hauberk_model::meta::ResourceMeta;
-use hauberk_model::name::Authority;
+use hauberk_model::name::{Authority, ServiceName};
 use hauberk_model::route::grpc::GrpcMatch;
 use hauberk_model::route::http::{HeaderMatch, HttpMatch, PathMatch, QueryMatch};
 use hauberk_model::route::{HostMatch, Route, Rule};
@@ -198,6 +198,20 @@ fn url_rewrite() -> impl Strategy<Value = UrlRewrite> {
         .prop_map(|(host, path)| UrlRewrite { host, path })
 }
 
+fn mirror() -> impl Strategy<Value = Mirror> {
+    let name = || "[a-z0-9-]{1,12}";
+    (name(), name(), authority(), ratio()).prop_map(|(namespace, name, authority, ratio)| Mirror {
+        service: ServiceName::new(&*namespace, name),
+        authority,
+        ratio,
+    })
+}
+
+fn delay() -> impl Strategy<Value = Delay> {
+    (any::<u32>(), ratio())
+        .prop_map(|(millis, ratio)| Delay { time: Duration::from_millis(millis.into()), ratio })
+}
+
 pub(crate) fn inbound_http_filter() -> impl Strategy<Value = HttpFilter> {
     let failure = (status(), text(), ratio())
         .prop_map(|(status, message, ratio)| InjectHttpFailure { status, message, ratio });
@@ -213,15 +227,25 @@ pub(crate) fn http_filter() -> impl Strategy<Value = HttpFilter> {
         inbound_http_filter(),
         header_edits().prop_map(HttpFilter::ResponseHeaders),
         url_rewrite().prop_map(HttpFilter::UrlRewrite),
+        mirror().prop_map(HttpFilter::Mirror),
+        delay().prop_map(HttpFilter::Delay),
     ]
 }
 
-pub(crate) fn grpc_filter() -> impl Strategy<Value = GrpcFilter> {
+pub(crate) fn inbound_grpc_filter() -> impl Strategy<Value = GrpcFilter> {
     let failure = (1u16..=16, text(), ratio())
         .prop_map(|(code, message, ratio)| InjectGrpcFailure { code, message, ratio });
     prop_oneof![
         failure.prop_map(GrpcFilter::InjectFailure),
         header_edits().prop_map(GrpcFilter::RequestHeaders),
+    ]
+}
+
+pub(crate) fn grpc_filter() -> impl Strategy<Value = GrpcFilter> {
+    prop_oneof![
+        inbound_grpc_filter(),
+        mirror().prop_map(GrpcFilter::Mirror),
+        delay().prop_map(GrpcFilter::Delay),
     ]
 }
 

@@ -87,6 +87,7 @@ impl Profiled<'_> {
         Rule {
             meta: self.profile.profile.clone().unwrap_or_else(|| Meta::default("profile")),
             filters: Vec::new(),
+            mirrors: Vec::new(),
             series: Rc::new(families.route(labels.clone())),
             care,
             backends: self.backends(&labels),
@@ -100,6 +101,7 @@ impl Profiled<'_> {
             let target = outbound::Backend { meta, target, queue: outbound::Queue::default() };
             Backend {
                 filters: Vec::new(),
+                mirrors: Vec::new(),
                 series: Rc::new(self.compiler.worker.metrics.http.profile.actual(labels.clone())),
                 target: self.compiler.target(&target),
             }
