@@ -87,7 +87,7 @@ struct ListenerArguments {
     /// Serves io.linkerd.proxy.identity, if there is an issuer
     #[arg(long, value_name = "ADDR", default_value = "[::]:8080")]
     identity_addr: SocketAddr,
-    /// Serves /live, /ready, /metrics and /problems
+    /// Serves /live, /ready, /metrics, /problems and /status
     #[arg(long, value_name = "ADDR", default_value = "[::]:9990")]
     admin_addr: SocketAddr,
 }
@@ -132,6 +132,9 @@ struct ClusterArguments {
     /// Let clients set timeouts and retries by l5d-* headers
     #[arg(long)]
     allow_l5d_request_headers: bool,
+    /// Refuse routes backends in other namespaces that no ReferenceGrant there lets them refer to
+    #[arg(long)]
+    require_reference_grants: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -227,6 +230,14 @@ pub struct ProcessConfig {
     pub shutdown_grace_period: Duration,
 }
 
+/// What answers depend on, of a control plane started with these arguments; none if it would not
+/// start.
+pub fn cluster(arguments: impl IntoIterator<Item = String>) -> Option<ClusterConfig> {
+    let program = std::iter::once("hauberk-controller".to_owned());
+    let arguments = Arguments::try_parse_from(program.chain(arguments)).ok()?;
+    Some(arguments.into_config().0.cluster)
+}
+
 impl Arguments {
     /// The settings that were typed.
     pub fn into_config(self) -> (Config, ProcessConfig) {
@@ -263,6 +274,7 @@ impl ClusterArguments {
             },
             ipv6: self.enable_ipv6,
             allow_l5d_request_headers: self.allow_l5d_request_headers,
+            requires_reference_grants: self.require_reference_grants,
             ..ClusterConfig::default()
         }
     }
@@ -307,6 +319,17 @@ mod tests {
         assert_eq!(config.cluster, ClusterConfig::default());
         assert_eq!(config.destination_addr.port(), 8086);
         assert!(config.identity.is_none());
+    }
+
+    #[test]
+    fn the_settings_of_a_cluster_are_read_from_its_arguments() {
+        let all = ["--source-dir", "/lab", "--require-reference-grants", "--enable-ipv6"];
+        let settings = cluster(all.map(str::to_owned)).expect("valid");
+        let requires_reference_grants = true;
+        let expect =
+            ClusterConfig { requires_reference_grants, ipv6: true, ..ClusterConfig::default() };
+        assert_eq!(settings, expect);
+        assert_eq!(cluster(["--no-such-flag".to_owned()]), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `publisher` | the one task that owns the index and recomputes what changed |
 //! | `subscribe` | the handle by which services ask for answers that stay current |
 //! | `services` | one module per gRPC service: parsing, status codes, differences |
+//! | [`status`] | statuses of objects as JSON, and who may ask for them |
 //! | `server` | listeners: mesh TLS or local plaintext, HTTP/2 |
 //! | `followed_files` | files that are read again when they change, keeping the last good value |
 //! | `own_identity` | the control plane's own certificates, issued by itself |
@@ -32,6 +33,7 @@ mod publisher;
 pub mod run;
 mod server;
 mod services;
+pub mod status;
 mod subscribe;
 
 pub use config::{Config, IdentityConfig};

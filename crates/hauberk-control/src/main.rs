@@ -59,10 +59,12 @@ async fn run(config: Config, process: ProcessConfig) -> anyhow::Result<u8> {
         .with_context(|| format!("cannot listen on {admin_addr} for admin"))?;
     let running = start(config, SystemTime::now, &tasks, &metrics, &readiness).await?;
     let problems = problems_route(running.problems);
+    let status = running.status;
     Admin::new(readiness, metrics)
         .with_log_level(log)
         .with_shutdown(shutdown.clone())
         .with_route("/problems", move |_| std::future::ready(problems()))
+        .with_route("/status", move |request| status.clone().answer(request))
         .serve(admin_socket, &tasks);
 
     let exit = shutdown.finish(process.shutdown_grace_period).await;

@@ -39,6 +39,7 @@ use crate::services::destination::DestinationService;
 use crate::services::identity::IdentityService;
 use crate::services::inbound_policy::InboundPolicyService;
 use crate::services::outbound_policy::OutboundPolicyService;
+use crate::status::StatusRoute;
 use crate::subscribe::Subscriber;
 
 /// The account that destination and policy run under, wherever they run.
@@ -82,6 +83,8 @@ pub struct Running {
     pub identity: Option<SocketAddr>,
     /// What is wrong with the source now.
     pub problems: watch::Receiver<Problems>,
+    /// Answers for the statuses of objects.
+    pub status: StatusRoute,
 }
 
 /// Starts the control plane; must be called on a tokio runtime. `now` is the wall clock.
@@ -129,6 +132,7 @@ pub async fn start(
     let shutdown = tasks.shutdown().clone();
     tasks.spawn_essential("publisher", publisher::run(board, events, questions, listed, shutdown));
 
+    let status = StatusRoute { subscriber: subscriber.clone() };
     let shutdown = tasks.shutdown().clone();
     let cluster = Arc::new(config.cluster);
     let desk = Desk { config: cluster, subscriber, shutdown, metrics: service_metrics };
@@ -144,7 +148,7 @@ pub async fn start(
     Listener { name: "policy", socket: policy_socket, certificate, routes }.serve(tasks);
 
     info!(%destination, %policy, identity = ?identity, "control plane listens");
-    Ok(Running { destination, policy, identity, problems })
+    Ok(Running { destination, policy, identity, problems, status })
 }
 
 /// Answers `/problems` of the admin server: what is wrong with the source now, by file.

@@ -139,3 +139,48 @@ async fn refuses_outbound_questions_with_the_right_status() {
     }
     lab.stop().await;
 }
+
+#[tokio::test]
+async fn statuses_are_told_to_whoever_asks_and_follow_the_cluster() {
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: test, generation: 7}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web, port: 80}]
+  rules: [{backendRefs: [{name: other, port: 80}]}]
+";
+    let lab = Lab::start(&[("test.yml", &namespace("test")), ("route.yml", route)]).await;
+    let look = lab.running.status.clone();
+    let ask = async |query: &str| {
+        let (code, value) = look.look(query).await;
+        (code.as_u16(), value)
+    };
+    let query = "kind=HTTPRoute&namespace=test&name=web";
+    let (code, status) = ask(query).await;
+    assert_eq!(code, 200);
+    let parent = &status["parents"][0];
+    assert_eq!(parent["controllerName"], "linkerd.io/policy-controller");
+    let named = serde_json::json!({"group": "", "kind": "Service", "name": "web", "port": 80});
+    assert_eq!(parent["parentRef"], named);
+    let accepted = serde_json::json!({
+        "type": "Accepted",
+        "status": "False",
+        "reason": "NoMatchingParent",
+        "message": "Service test/web does not exist",
+        "observedGeneration": 7,
+    });
+    assert_eq!(parent["conditions"][0], accepted);
+    assert_eq!(parent["conditions"][1]["reason"], "BackendNotFound");
+
+    lab.write("web.yml", &service("web", "10.96.0.1"));
+    eventually("the route is accepted", async || {
+        let (_, status) = ask(query).await;
+        (status["parents"][0]["conditions"][0]["status"] == "True").then_some(())
+    })
+    .await;
+
+    assert_eq!(ask("kind=HTTPRoute&namespace=test&name=gone").await.0, 404);
+    assert_eq!(ask("kind=Service&namespace=test&name=web").await.0, 400);
+    assert_eq!(ask("").await.0, 400);
+    lab.stop().await;
+}

@@ -1,6 +1,6 @@
 //! What the index answers.
 
-use crate::Subject;
+use crate::{Subject, status::Status};
 use hauberk_model::{Endpoints, InboundPolicy, OutboundPolicy, Profile};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -26,6 +26,8 @@ pub enum Answer {
     Endpoints(Arc<Endpoints>),
     /// To [`crate::Key::Profile`]; an empty profile for a port that the service does not have.
     Profile(Arc<Profile>),
+    /// To [`crate::Key::Status`].
+    Status(Arc<Status>),
     /// To any of them: there is no answer now. The reason may go away later.
     Refused(Refusal),
 }

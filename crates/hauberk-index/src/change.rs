@@ -27,6 +27,8 @@ pub enum Subject {
     AttachedTo(ResourceKey),
     /// The egress networks of a namespace.
     EgressNetworksIn(Arc<str>),
+    /// The permissions to refer to objects of a namespace.
+    GrantsIn(Arc<str>),
 }
 
 /// The subjects of one or more events.

@@ -40,6 +40,8 @@ pub struct ClusterConfig {
     pub detect_timeout: Duration,
     /// Whether clients may set timeouts and retries by `l5d-*` headers.
     pub allow_l5d_request_headers: bool,
+    /// Whether a route needs a `ReferenceGrant` for a backend in another namespace.
+    pub requires_reference_grants: bool,
 }
 
 /// How meshed endpoints are reached.
@@ -85,6 +87,7 @@ impl Default for ClusterConfig {
             ipv6: false,
             detect_timeout: Duration::from_secs(10),
             allow_l5d_request_headers: false,
+            requires_reference_grants: false,
         }
     }
 }

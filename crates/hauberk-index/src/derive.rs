@@ -10,7 +10,7 @@ use crate::{
     store::Store,
 };
 use hauberk_resources::{
-    EndpointSlice, Kind, Node, Resource, ResourceKey, Service, ServiceProfile,
+    EndpointSlice, Kind, Node, ReferenceGrant, Resource, ResourceKey, Service, ServiceProfile,
     policy::{EgressNetwork, Server},
 };
 use std::{
@@ -185,5 +185,16 @@ impl<'a> Derivation<'a> {
             _ => None,
         });
         networks.collect()
+    }
+
+    /// The permissions to refer to objects of a namespace.
+    pub(crate) fn grants(&mut self, namespace: &Arc<str>) -> Vec<&'a ReferenceGrant> {
+        self.subjects.insert(Subject::GrantsIn(namespace.clone()));
+        let grants = self.store.in_namespace(Kind::ReferenceGrant, namespace);
+        let grants = grants.filter_map(|resource| match &**resource {
+            Resource::ReferenceGrant(grant) => Some(grant),
+            _ => None,
+        });
+        grants.collect()
     }
 }

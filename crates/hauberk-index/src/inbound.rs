@@ -3,6 +3,8 @@
 mod rate_limit;
 mod routes;
 
+pub(crate) use self::{rate_limit::in_force as rate_limit_in_force, routes::usable};
+
 use crate::{
     answer::{Answer, Refusal},
     authorizations,

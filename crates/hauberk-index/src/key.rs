@@ -4,6 +4,7 @@
 //! hold nothing that does not matter to it.
 
 use hauberk_model::{Port, ServiceName, inbound::WorkloadPort};
+use hauberk_resources::ResourceKey;
 use std::{net::SocketAddr, sync::Arc};
 
 /// A question to [`crate::Index::answer`].
@@ -17,6 +18,8 @@ pub enum Key {
     Endpoints(EndpointsKey),
     /// What is known of this address or service beside its policy?
     Profile(ProfileKey),
+    /// What should the status of this object say?
+    Status(ResourceKey),
 }
 
 /// A client's question about traffic to a target.

@@ -41,6 +41,7 @@ mod question;
 mod relations;
 mod routes;
 mod servers;
+mod status;
 mod store;
 
 pub use crate::{
@@ -49,6 +50,7 @@ pub use crate::{
     config::{ClusterConfig, TransportMode},
     key::{EndpointsKey, Key, OutboundKey, OutboundTarget, ProfileKey, ProfileTarget},
     question::Question,
+    status::{CONTROLLER, Condition, ConditionKind, ParentStatus, Reason, Status},
 };
 
 use crate::{derive::Derivation, store::Store};
@@ -93,6 +95,7 @@ impl Index {
             Key::Outbound(key) => outbound::answer(&mut derivation, key),
             Key::Endpoints(key) => endpoints::answer(&mut derivation, key),
             Key::Profile(key) => profile::answer(&mut derivation, key),
+            Key::Status(key) => status::answer(&mut derivation, key),
         };
         Answered { answer, subjects: derivation.into_subjects() }
     }

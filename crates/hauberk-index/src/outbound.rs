@@ -10,13 +10,15 @@ mod limits;
 mod parent;
 mod routes;
 
+pub(crate) use egress::is_acceptable;
+
 use crate::{
     address,
     answer::{Answer, Refusal},
     derive::Derivation,
     key::{OutboundKey, OutboundTarget},
     opaque::AppProtocol,
-    routes::attached,
+    routes::{Unusable, attached},
 };
 use hauberk_model::{
     Endpoint, Meta, OutboundPolicy, Port, ServiceName,
@@ -26,8 +28,12 @@ use hauberk_model::{
         OutboundProtocol, Queue,
     },
 };
+use hauberk_resources::{Resource, ResourceKey};
 use parent::Parent;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 pub(crate) fn answer(derivation: &mut Derivation<'_>, key: &OutboundKey) -> Answer {
     let policy = match &key.target {
@@ -82,10 +88,7 @@ fn to_parent(
     let sees = |namespace: &Arc<str>| {
         *namespace == key.client_namespace || *namespace == parent.key.namespace
     };
-    let attached = match parent.takes_routes(derivation) {
-        true => attached(derivation, &parent.key, Some(parent.port), sees),
-        false => Default::default(),
-    };
+    let attached = attached(derivation, &parent.key, Some(parent.port), sees);
     let http = routes::http(derivation, parent, &attached.http);
     let grpc = routes::grpc(derivation, parent, &attached.grpc);
     let tls = routes::tls(derivation, parent, &attached.tls);
@@ -124,6 +127,35 @@ fn to_parent(
         }
     };
     OutboundPolicy { parent: parent.meta.clone(), protocol }
+}
+
+/// Whether a route can be used on `parent`, a service or an egress network, and what is wrong with
+/// its parts if it can. Reads the route as the policy does, so both say the same.
+///
+/// # Errors
+///
+/// If the route does not count, because of this.
+pub(crate) fn usable(
+    derivation: &mut Derivation<'_>,
+    parent: &ResourceKey,
+    port: Option<u16>,
+    route: &Resource,
+) -> Result<Vec<String>, Unusable> {
+    // Which port and address it is has no bearing on that.
+    let port = port.and_then(Port::new).unwrap_or(Port::new(80).expect("80 is a port"));
+    let parent = match derivation.object(parent.clone()) {
+        Some(Resource::Service(service)) => {
+            let metadata = &service.metadata;
+            let name = ServiceName::new(&*metadata.namespace, &*metadata.name);
+            Parent::service(derivation, &name, port, Some(service))
+        }
+        Some(Resource::EgressNetwork(network)) => {
+            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.get());
+            Parent::egress(network, address, port)
+        }
+        _ => return Ok(Vec::new()),
+    };
+    routes::usable(derivation, &parent, route)
 }
 
 /// A port that the service does not have: refused here, because the service's address with any

@@ -109,7 +109,7 @@ fn relations_of_slice(slice: &EndpointSlice) -> Vec<Relation> {
 /// The object a policy is about, if it is of a kind the mesh knows.
 ///
 /// Case does not matter in references, and names of objects are lower case (RFC 1123).
-fn target_key(policy: &Metadata, target: &LocalTargetRef) -> Option<ResourceKey> {
+pub(crate) fn target_key(policy: &Metadata, target: &LocalTargetRef) -> Option<ResourceKey> {
     let kind = target.target()?;
     Some(ResourceKey::new(kind, policy.namespace.clone(), target.name.to_ascii_lowercase()))
 }
@@ -243,6 +243,9 @@ fn announce_indirect(
         Resource::EgressNetwork(egress) => {
             changes.announce(Subject::EgressNetworksIn(egress.metadata.namespace.clone()));
         }
+        Resource::ReferenceGrant(grant) => {
+            changes.announce(Subject::GrantsIn(grant.metadata.namespace.clone()));
+        }
         Resource::Namespace(_)
         | Resource::Service(_)
         | Resource::ServiceAccount(_)
@@ -260,7 +263,6 @@ fn announce_indirect(
         | Resource::GrpcRoute(_)
         | Resource::TlsRoute(_)
         | Resource::TcpRoute(_)
-        | Resource::ReferenceGrant(_)
         | Resource::ServiceProfile(_) => {}
     }
 }

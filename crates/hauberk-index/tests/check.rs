@@ -15,5 +15,7 @@ mod profile;
 mod render;
 #[path = "check/routes.rs"]
 mod routes;
+#[path = "check/status.rs"]
+mod status;
 #[path = "check/world.rs"]
 mod world;

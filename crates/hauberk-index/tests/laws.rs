@@ -36,7 +36,11 @@ fn for_each_seed(law: impl Fn(&mut SmallRng) + std::panic::RefUnwindSafe) {
 }
 
 fn index(rng: &mut SmallRng) -> Index {
-    Index::new(ClusterConfig { ipv6: rng.random_bool(0.3), ..ClusterConfig::default() })
+    Index::new(ClusterConfig {
+        ipv6: rng.random_bool(0.3),
+        requires_reference_grants: rng.random_bool(0.5),
+        ..ClusterConfig::default()
+    })
 }
 
 fn answers(index: &Index, keys: &[Key]) -> Vec<Answered> {
@@ -213,12 +217,14 @@ fn the_random_clusters_give_answers_of_every_kind() {
                 Answer::Endpoints(_) => "endpoints",
                 Answer::Profile(profile) if profile.endpoint.is_some() => "endpoint profile",
                 Answer::Profile(_) => "service profile",
+                Answer::Status(status) if status.parents.is_empty() => "status of an object",
+                Answer::Status(_) => "status of a route",
                 Answer::Refused(_) => "refusal",
             };
             *seen.entry(what).or_default() += 1;
         }
     }
-    assert_eq!(seen.len(), 8, "{seen:?}");
+    assert_eq!(seen.len(), 10, "{seen:?}");
     assert!(seen.values().all(|count| *count > 30), "{seen:?}");
 }
 
@@ -227,5 +233,63 @@ fn assert_same(one: &Index, other: &Index, keys: &[Key]) {
         let (one, other) = (one.answer(key), other.answer(key));
         assert_eq!(one.answer, other.answer, "{key:?}");
         assert_eq!(one.subjects, other.subjects, "{key:?}");
+    }
+}
+
+/// What a status says of a route is what its clients get.
+#[test]
+fn a_route_counts_if_and_only_if_its_status_says_so() {
+    let mut counted = [0, 0];
+    for seed in SEEDS {
+        let rng = &mut SmallRng::seed_from_u64(seed);
+        let mut index = index(rng);
+        for _ in 0..EVENTS {
+            let event = event(rng, &Universe, &index);
+            index.apply(event);
+        }
+        let routes = index.resources().filter(|resource| {
+            matches!(***resource, Resource::PolicyHttpRoute(_) | Resource::GatewayHttpRoute(_))
+        });
+        for route in routes {
+            let key = route.key();
+            let Answer::Status(status) = index.answer(&Key::Status(key.clone())).answer else {
+                panic!("{key} has a status");
+            };
+            for on in &status.parents {
+                let parent = &on.parent;
+                if parent.kind.as_deref() != Some("Service") {
+                    continue;
+                }
+                let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
+                let name = format!("{}.{namespace}.svc.cluster.local:80", parent.name);
+                let question = hauberk_index::Question::new(index.config());
+                let asked = question.outbound_to_authority(&format!("{}:x", key.namespace), &name);
+                let answer = index.answer(&asked.expect("a question")).answer;
+                let Answer::Outbound(policy) = answer else { panic!("{name} has a policy") };
+                let is_accepted = on.conditions[0].holds;
+                let Some(routes) = http_routes(&policy.protocol) else {
+                    continue;
+                };
+                let counts = routes.iter().any(|known| {
+                    known.meta.name() == &*key.name
+                        && known.meta.namespace() == &*key.namespace
+                        && known.meta.group() == key.kind.group()
+                });
+                assert_eq!(counts, is_accepted, "seed {seed}: {key}: {status:?}\n{policy:?}");
+                counted[usize::from(counts)] += 1;
+            }
+        }
+    }
+    assert!(counted.iter().all(|count| *count > 5), "{counted:?}");
+}
+
+/// None where something else than HTTP is spoken, so that HTTP routes have nothing to do.
+fn http_routes(
+    protocol: &hauberk_model::outbound::OutboundProtocol,
+) -> Option<&[hauberk_model::outbound::HttpRoute]> {
+    use hauberk_model::outbound::OutboundProtocol::{Detect, Grpc, Http1, Http2, Opaque, Tls};
+    match protocol {
+        Detect { http1: http, .. } | Http1(http) | Http2(http) => Some(&http.routes),
+        Grpc(_) | Opaque(_) | Tls(_) => None,
     }
 }

@@ -405,6 +405,11 @@ pub const RETRY_GRPC: &str = "retry.linkerd.io/grpc";
 pub const RETRY_LIMIT: &str = "retry.linkerd.io/limit";
 /// Time limit of one try.
 pub const RETRY_TIMEOUT: &str = "retry.linkerd.io/timeout";
+/// Time that requests of a route are held back: `100ms` or `100ms;percent=10`. Hauberk's own.
+pub const FAULT_DELAY: &str = "fault.hauberk.io/delay";
+/// What requests of a route are answered with instead: an HTTP status or a gRPC code, as `503` or
+/// `unavailable;percent=5`. Hauberk's own.
+pub const FAULT_FAILURE: &str = "fault.hauberk.io/failure";
 /// How failing endpoints are found: `consecutive` or `unified`.
 pub const FAILURE_ACCRUAL: &str = "balancer.linkerd.io/failure-accrual";
 /// Failures in a row that take an endpoint out.

@@ -131,6 +131,25 @@ impl ParentStatus {
     }
 }
 
+/// An object that requests are sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ObjectRef {
+    /// API group; none and the empty text stand for the core group.
+    #[serde(default)]
+    pub group: Option<Arc<str>>,
+    /// Kind; none stands for `Service`.
+    #[serde(default)]
+    pub kind: Option<Arc<str>>,
+    /// Namespace; none stands for the route's own.
+    #[serde(default)]
+    pub namespace: Option<Arc<str>>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Port.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
 /// Where a rule sends requests.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct BackendRef {
@@ -154,6 +173,14 @@ pub struct BackendRef {
     /// What happens to requests that go there.
     #[serde(default, deserialize_with = "nullable")]
     pub filters: Vec<RouteFilter>,
+}
+
+impl BackendRef {
+    /// What it refers to.
+    pub fn object(&self) -> ObjectRef {
+        let Self { group, kind, namespace, name, port, weight: _, filters: _ } = self.clone();
+        ObjectRef { group, kind, namespace, name, port }
+    }
 }
 
 /// One rule of an HTTP route.
@@ -327,9 +354,39 @@ pub enum RouteFilter {
         #[serde(rename = "urlRewrite")]
         rewrite: UrlRewrite,
     },
+    /// Send a copy of the request somewhere else.
+    RequestMirror {
+        /// Where to, and of which requests.
+        #[serde(rename = "requestMirror")]
+        mirror: RequestMirror,
+    },
     /// A filter that the mesh does not know.
     #[serde(other)]
     Unsupported,
+}
+
+/// A copy of requests; of all of them unless a share is given.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestMirror {
+    /// Where it goes.
+    pub backend_ref: ObjectRef,
+    /// Share of requests in hundredths.
+    #[serde(default)]
+    pub percent: Option<u32>,
+    /// Share of requests.
+    #[serde(default)]
+    pub fraction: Option<Fraction>,
+}
+
+/// A share, `numerator` out of `denominator`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Fraction {
+    /// How many.
+    pub numerator: u32,
+    /// Out of how many; 100 if absent.
+    #[serde(default)]
+    pub denominator: Option<u32>,
 }
 
 /// Edits of headers.

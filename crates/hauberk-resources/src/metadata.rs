@@ -19,6 +19,9 @@ pub struct Metadata {
     /// Identity of this very object; a recreated object of the same name has another.
     #[serde(default, deserialize_with = "nullable")]
     pub uid: Arc<str>,
+    /// How often what is wanted was changed; what statuses say they are about.
+    #[serde(default)]
+    pub generation: Option<i64>,
     /// Labels.
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<Arc<str>, Arc<str>>,

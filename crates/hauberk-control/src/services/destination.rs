@@ -68,7 +68,9 @@ impl Edge for EndpointsEdge {
             Answer::Endpoints(endpoints) => Arc::clone(endpoints),
             // The service is gone. It may come back, and its clients with it.
             Answer::Refused(_) => Arc::default(),
-            Answer::Inbound(_) | Answer::Outbound(_) | Answer::Profile(_) => return Said::End,
+            Answer::Inbound(_) | Answer::Outbound(_) | Answer::Profile(_) | Answer::Status(_) => {
+                return Said::End;
+            }
         };
         let updates = updates(self.told.as_deref(), &newest, true);
         self.told = Some(newest);

@@ -56,7 +56,9 @@ impl Edge for InboundEdge {
         match answer {
             Answer::Inbound(policy) => Said::Messages(vec![to_wire(policy)]),
             Answer::Refused(_) => Said::End,
-            Answer::Outbound(_) | Answer::Endpoints(_) | Answer::Profile(_) => Said::End,
+            Answer::Outbound(_) | Answer::Endpoints(_) | Answer::Profile(_) | Answer::Status(_) => {
+                Said::End
+            }
         }
     }
 }

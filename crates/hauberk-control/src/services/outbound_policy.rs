@@ -67,7 +67,9 @@ impl Edge for OutboundEdge {
         match answer {
             Answer::Outbound(policy) => Said::Messages(vec![to_wire(policy)]),
             Answer::Refused(_) => Said::End,
-            Answer::Inbound(_) | Answer::Endpoints(_) | Answer::Profile(_) => Said::End,
+            Answer::Inbound(_) | Answer::Endpoints(_) | Answer::Profile(_) | Answer::Status(_) => {
+                Said::End
+            }
         }
     }
 }

@@ -19,7 +19,9 @@ impl Edge for ProfileEdge {
             }
             // Asking again gets the refusal as a status.
             Answer::Refused(_) => Said::End,
-            Answer::Inbound(_) | Answer::Outbound(_) | Answer::Endpoints(_) => Said::End,
+            Answer::Inbound(_) | Answer::Outbound(_) | Answer::Endpoints(_) | Answer::Status(_) => {
+                Said::End
+            }
         }
     }
 }

@@ -11,19 +11,27 @@ use hauberk_resources::{
 };
 use std::sync::Arc;
 
-/// The limit on a server; of several policies the oldest counts, then the first by name.
+/// The limit on a server.
 pub(super) fn of_server(
     derivation: &mut Derivation<'_>,
     server: &Server,
 ) -> Option<Arc<RateLimit>> {
     let metadata = &server.metadata;
     let key = ResourceKey::new(Kind::Server, metadata.namespace.clone(), metadata.name.clone());
-    let policies = derivation.attached(&key).into_iter().filter_map(|resource| match resource {
+    let policy = in_force(derivation, &key)?;
+    Some(Arc::new(limit(derivation, policy)))
+}
+
+/// The policy that counts for a server: of several the oldest, then the first by name.
+pub(crate) fn in_force<'a>(
+    derivation: &mut Derivation<'a>,
+    server: &ResourceKey,
+) -> Option<&'a HttpLocalRateLimitPolicy> {
+    let policies = derivation.attached(server).into_iter().filter_map(|resource| match resource {
         Resource::HttpLocalRateLimitPolicy(policy) => Some(policy),
         _ => None,
     });
-    let policy = policies.min_by(|a, b| a.metadata.age_order().cmp(&b.metadata.age_order()))?;
-    Some(Arc::new(limit(derivation, policy)))
+    policies.min_by(|a, b| a.metadata.age_order().cmp(&b.metadata.age_order()))
 }
 
 fn limit(derivation: &Derivation<'_>, policy: &HttpLocalRateLimitPolicy) -> RateLimit {

@@ -1,24 +1,31 @@
 //! Where a rule sends requests.
 
 use super::parent::{Parent, Traffic, balance};
-use crate::{derive::Derivation, routes::Unusable};
+use crate::{
+    derive::Derivation,
+    routes::{
+        Unusable,
+        filters::Destination,
+        references::{Referent, Referrer, resolve},
+    },
+};
 use hauberk_model::{
-    Meta, Port, ServiceName,
+    Authority, Meta,
     outbound::{Backend, BackendTarget, Distribution, Queue, RouteBackend},
 };
-use hauberk_resources::{BackendRef, Kind, Metadata, RouteFilter};
+use hauberk_resources::{BackendRef, ObjectRef, RouteFilter};
 use std::sync::Arc;
 
 /// The backends of a rule: one of those it names, by weight; without any, the parent itself.
 ///
 /// A filter of a backend that cannot be used makes that backend invalid, not the rule.
-pub(super) fn distribution<F>(
-    derivation: &mut Derivation<'_>,
+pub(super) fn distribution<'a, F>(
+    derivation: &mut Derivation<'a>,
     parent: &Parent<'_>,
     traffic: Traffic,
-    route: &Metadata,
+    from: Referrer<'_>,
     written: &[BackendRef],
-    filters: impl Fn(&[RouteFilter]) -> Result<Vec<F>, Unusable>,
+    filters: impl Fn(&mut Derivation<'a>, &[RouteFilter]) -> Result<Vec<F>, Unusable>,
 ) -> Distribution<F> {
     if written.is_empty() {
         let backend = parent.backend(traffic).clone();
@@ -26,9 +33,9 @@ pub(super) fn distribution<F>(
     }
     let mut backends = Vec::new();
     for one in written {
-        let backend = match filters(&one.filters) {
+        let backend = match filters(derivation, &one.filters) {
             Ok(filters) => {
-                RouteBackend { filters, backend: backend(derivation, parent, traffic, route, one) }
+                RouteBackend { filters, backend: backend(derivation, parent, traffic, from, one) }
             }
             Err(reason) => RouteBackend { filters: Vec::new(), backend: invalid(one, &reason) },
         };
@@ -41,38 +48,31 @@ fn backend(
     derivation: &mut Derivation<'_>,
     parent: &Parent<'_>,
     traffic: Traffic,
-    route: &Metadata,
+    from: Referrer<'_>,
     written: &BackendRef,
 ) -> Arc<Backend> {
-    let namespace = written.namespace.as_ref().unwrap_or(&route.namespace);
-    let group = match written.group.as_deref() {
-        None | Some("core") => "",
-        Some(group) => group,
-    };
-    match (group, written.kind.as_deref().unwrap_or("Service")) {
-        ("", "Service") => {
-            let Some(port) = written.port.and_then(Port::new) else {
-                return invalid(written, "a service as backend needs a port");
-            };
-            if derivation.service(namespace, &written.name).is_none() {
-                return invalid(written, &format!("Service not found {}", written.name));
-            }
-            let name = ServiceName::new(&**namespace, written.name.clone());
-            let meta = Meta::service(namespace, &written.name, Some(port));
+    match resolve(derivation, from, &written.object()) {
+        Ok(Referent::Service(name, port)) => {
+            let meta = Meta::service(name.namespace.as_str(), &name.name, Some(port));
             balance(derivation, meta, &name, port, parent.load(traffic))
         }
-        ("policy.linkerd.io", "EgressNetwork") => {
-            let is_parent = parent.key.kind == Kind::EgressNetwork
-                && parent.key.namespace == *namespace
-                && parent.key.name == written.name;
-            match is_parent {
-                true => parent.backend(traffic).clone(),
-                false => {
-                    invalid(written, "an egress network can only be a backend of its own routes")
-                }
-            }
+        Ok(Referent::Parent) => parent.backend(traffic).clone(),
+        Err(unresolved) => invalid(written, &unresolved.message),
+    }
+}
+
+/// Where copies of requests go; nowhere, if that is no service or a route may not refer to it.
+pub(super) fn destination(
+    derivation: &mut Derivation<'_>,
+    from: Referrer<'_>,
+    written: &ObjectRef,
+) -> Option<Destination> {
+    match resolve(derivation, from, written) {
+        Ok(Referent::Service(name, port)) => {
+            let authority = Authority::new(&name.fqdn(&derivation.config.cluster_domain), port);
+            Some((name, authority))
         }
-        (_, kind) => invalid(written, &format!("a backend cannot be of kind {kind}")),
+        Ok(Referent::Parent) | Err(_) => None,
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn find<'a>(
 }
 
 /// Whether no network of it reaches into the cluster; routes hang only on such ones.
-pub(super) fn is_acceptable(config: &ClusterConfig, egress: &EgressNetwork) -> bool {
+pub(crate) fn is_acceptable(config: &ClusterConfig, egress: &EgressNetwork) -> bool {
     let networks = egress.networks().unwrap_or_default();
     networks.iter().all(|network| {
         config.cluster_networks.iter().all(|inside| {

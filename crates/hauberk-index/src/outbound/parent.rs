@@ -23,7 +23,7 @@ use hauberk_model::{
     timeout::Timeouts,
 };
 use hauberk_resources::{
-    Kind, Metadata, PortList, ResourceKey, Service, ServiceType, annotations,
+    Kind, Metadata, PortList, ResourceKey, Service, annotations,
     policy::{EgressNetwork, TrafficPolicy},
 };
 use http::StatusCode;
@@ -106,17 +106,6 @@ impl<'a> Parent<'a> {
         match self.target {
             Target::Service(service) => service.map(|service| &service.metadata),
             Target::Egress(network) => Some(&network.metadata),
-        }
-    }
-
-    /// Whether routes may hang here: not on services without an address of their own, nor on
-    /// egress networks that reach into the cluster.
-    pub(super) fn takes_routes(&self, derivation: &Derivation<'_>) -> bool {
-        match self.target {
-            Target::Service(service) => service.is_some_and(|service| {
-                service.kind() != ServiceType::ExternalName && !service.is_headless()
-            }),
-            Target::Egress(network) => super::egress::is_acceptable(derivation.config, network),
         }
     }
 

@@ -3,17 +3,17 @@
 //! A route with a part that cannot be used is left out, so that the others still count.
 
 use super::{
-    backends::distribution,
+    backends::{destination, distribution},
     limits::Limits,
     parent::{Parent, Traffic},
 };
 use crate::{
     derive::Derivation,
-    routes::{Unusable, filters, matches},
+    routes::{Unusable, faults, filters, matches, references::Referrer},
 };
 use hauberk_model::{
     Meta,
-    filter::TcpFilter,
+    filter::{GrpcFilter, HttpFilter, TcpFilter},
     meta::ResourceMeta,
     outbound::{
         Backend, Distribution, GrpcRoute, GrpcRule, HttpRoute, HttpRule, OpaqueRoute, RouteBackend,
@@ -22,7 +22,9 @@ use hauberk_model::{
     route::{Route, Rule},
     timeout::Timeouts,
 };
-use hauberk_resources::{HttpRouteRule, Kind, Metadata, RouteFilter, TcpRouteRule, parse_gateway};
+use hauberk_resources::{
+    BackendRef, HttpRouteRule, Kind, Metadata, Resource, RouteFilter, TcpRouteRule, parse_gateway,
+};
 use std::{sync::Arc, time::Duration};
 
 pub(super) fn http(
@@ -32,7 +34,7 @@ pub(super) fn http(
 ) -> Vec<HttpRoute> {
     let mut routes = Vec::new();
     for (kind, written) in written {
-        if let Ok(route) = http_route(derivation, parent, written) {
+        if let Ok(route) = http_route(derivation, parent, *kind, written) {
             routes.push(HttpRoute { meta: meta(*kind, &written.metadata), route });
         }
     }
@@ -42,20 +44,25 @@ pub(super) fn http(
 fn http_route(
     derivation: &mut Derivation<'_>,
     parent: &Parent<'_>,
+    kind: Kind,
     written: &hauberk_resources::HttpRoute,
 ) -> Result<Route<hauberk_model::route::http::HttpMatch, HttpRule>, Unusable> {
+    let from = Referrer { kind, namespace: &written.metadata.namespace, parent: &parent.key };
+    let faults = faults::http(&written.metadata)?;
     let mut rules = Vec::new();
     for rule in written.rules() {
         let limits = Limits::of_route(&written.metadata, request_timeout(rule)?, &parent.limits)?;
+        let mut filters = faults.clone();
+        filters.extend(http_filters(derivation, from, &rule.filters)?);
         let action = HttpRule {
-            filters: filters::http(&rule.filters)?,
+            filters,
             backends: distribution(
                 derivation,
                 parent,
                 Traffic::Requests,
-                &written.metadata,
+                from,
                 &rule.backend_refs,
-                filters::http,
+                |derivation, written| http_filters(derivation, from, written),
             ),
             timeouts: limits.timeouts,
             retry: limits.http_retry(),
@@ -65,6 +72,14 @@ fn http_route(
         rules.push(Rule { matches, action });
     }
     Ok(Route { hosts: matches::hosts(written.hostnames()), rules })
+}
+
+fn http_filters(
+    derivation: &mut Derivation<'_>,
+    from: Referrer<'_>,
+    written: &[RouteFilter],
+) -> Result<Vec<HttpFilter>, Unusable> {
+    filters::http(written, |to| destination(derivation, from, to))
 }
 
 /// Zero switches the limit off.
@@ -93,18 +108,23 @@ fn grpc_route(
     parent: &Parent<'_>,
     written: &hauberk_resources::GrpcRoute,
 ) -> Result<Route<hauberk_model::route::grpc::GrpcMatch, GrpcRule>, Unusable> {
+    let namespace = &written.metadata.namespace;
+    let from = Referrer { kind: Kind::GrpcRoute, namespace, parent: &parent.key };
+    let faults = faults::grpc(&written.metadata)?;
     let limits = Limits::of_route(&written.metadata, None, &parent.limits)?;
     let mut rules = Vec::new();
     for rule in written.rules() {
+        let mut filters = faults.clone();
+        filters.extend(grpc_filters(derivation, from, &rule.filters)?);
         let action = GrpcRule {
-            filters: filters::grpc(&rule.filters)?,
+            filters,
             backends: distribution(
                 derivation,
                 parent,
                 Traffic::Requests,
-                &written.metadata,
+                from,
                 &rule.backend_refs,
-                filters::grpc,
+                |derivation, written| grpc_filters(derivation, from, written),
             ),
             timeouts: limits.timeouts,
             retry: limits.grpc_retry(),
@@ -116,6 +136,14 @@ fn grpc_route(
     Ok(Route { hosts: matches::hosts(written.hostnames()), rules })
 }
 
+fn grpc_filters(
+    derivation: &mut Derivation<'_>,
+    from: Referrer<'_>,
+    written: &[RouteFilter],
+) -> Result<Vec<GrpcFilter>, Unusable> {
+    filters::grpc(written, |to| destination(derivation, from, to))
+}
+
 pub(super) fn tls(
     derivation: &mut Derivation<'_>,
     parent: &Parent<'_>,
@@ -123,12 +151,12 @@ pub(super) fn tls(
 ) -> Vec<TlsRoute> {
     let mut routes = Vec::new();
     for written in written {
-        if let [rule] = written.rules() {
+        if let Ok(rule) = only_rule(&written.metadata, written.rules()) {
             routes.push(TlsRoute {
                 meta: meta(Kind::TlsRoute, &written.metadata),
                 snis: matches::hosts(written.hostnames()),
                 filters: Vec::new(),
-                backends: tcp_backends(derivation, parent, &written.metadata, rule),
+                backends: tcp_backends(derivation, parent, Kind::TlsRoute, &written.metadata, rule),
             });
         }
     }
@@ -142,28 +170,87 @@ pub(super) fn tcp(
 ) -> Vec<OpaqueRoute> {
     let mut routes = Vec::new();
     for written in written {
-        if let [rule] = written.rules() {
+        if let Ok(rule) = only_rule(&written.metadata, written.rules()) {
             routes.push(OpaqueRoute {
                 meta: meta(Kind::TcpRoute, &written.metadata),
                 filters: Vec::new(),
-                backends: tcp_backends(derivation, parent, &written.metadata, rule),
+                backends: tcp_backends(derivation, parent, Kind::TcpRoute, &written.metadata, rule),
             });
         }
     }
     routes
 }
 
+/// A route for bytes chooses among its backends only, so there is nothing that a second rule or a
+/// fault could be for.
+fn only_rule<'r>(
+    route: &Metadata,
+    rules: &'r [TcpRouteRule],
+) -> Result<&'r TcpRouteRule, Unusable> {
+    faults::none(route)?;
+    match rules {
+        [rule] => Ok(rule),
+        _ => Err(format!("the route has {} rules; it must have exactly one", rules.len())),
+    }
+}
+
 fn tcp_backends(
     derivation: &mut Derivation<'_>,
     parent: &Parent<'_>,
+    kind: Kind,
     route: &Metadata,
     rule: &TcpRouteRule,
 ) -> Distribution<TcpFilter> {
-    let no_filters = |written: &[RouteFilter]| match written {
+    let from = Referrer { kind, namespace: &route.namespace, parent: &parent.key };
+    distribution(derivation, parent, Traffic::Opaque, from, &rule.backend_refs, |_, written| {
+        tcp_filters(written)
+    })
+}
+
+fn tcp_filters(written: &[RouteFilter]) -> Result<Vec<TcpFilter>, Unusable> {
+    match written {
         [] => Ok(Vec::new()),
         _ => Err("bytes that are not looked into cannot be filtered".to_owned()),
+    }
+}
+
+/// Whether a route can be used on `parent`; what is wrong with some of its backends if it can.
+pub(super) fn usable(
+    derivation: &mut Derivation<'_>,
+    parent: &Parent<'_>,
+    route: &Resource,
+) -> Result<Vec<String>, Unusable> {
+    let mut wrong = Vec::new();
+    let mut spoiled = |written: &[BackendRef],
+                       filters: &dyn Fn(&[RouteFilter]) -> Option<Unusable>| {
+        for one in written {
+            wrong.extend(filters(&one.filters).map(|why| format!("backend {}: {why}", one.name)));
+        }
     };
-    distribution(derivation, parent, Traffic::Opaque, route, &rule.backend_refs, no_filters)
+    match route {
+        Resource::PolicyHttpRoute(written) | Resource::GatewayHttpRoute(written) => {
+            http_route(derivation, parent, route.kind(), written)?;
+            for rule in written.rules() {
+                spoiled(&rule.backend_refs, &|written| filters::http(written, |_| None).err());
+            }
+        }
+        Resource::GrpcRoute(written) => {
+            grpc_route(derivation, parent, written)?;
+            for rule in written.rules() {
+                spoiled(&rule.backend_refs, &|written| filters::grpc(written, |_| None).err());
+            }
+        }
+        Resource::TlsRoute(written) => {
+            let rule = only_rule(&written.metadata, written.rules())?;
+            spoiled(&rule.backend_refs, &|written| tcp_filters(written).err());
+        }
+        Resource::TcpRoute(written) => {
+            let rule = only_rule(&written.metadata, written.rules())?;
+            spoiled(&rule.backend_refs, &|written| tcp_filters(written).err());
+        }
+        _ => {}
+    }
+    Ok(wrong)
 }
 
 fn meta(kind: Kind, route: &Metadata) -> Meta {

@@ -1,50 +1,100 @@
 //! What routes do to requests on their way.
 //!
 //! A filter that is not known makes the route unusable: to leave it out would be to do something
-//! else than what was asked for.
+//! else than what was asked for. A mirror that leads nowhere is left out, and the status says so
+//! (Gateway API v1, `HTTPRequestMirrorFilter.backendRef`).
 
 use super::Unusable;
 use hauberk_model::{
     Port,
-    filter::{GrpcFilter, HeaderEdits, HttpFilter, PathRewrite, Redirect, UrlRewrite},
+    filter::{
+        GrpcFilter, HeaderEdits, HttpFilter, Mirror, PathRewrite, Ratio, Redirect, UrlRewrite,
+    },
+    name::{Authority, ServiceName},
 };
-use hauberk_resources::{HeaderModifier, PathModifier, RouteFilter};
-use http::{HeaderName, HeaderValue, StatusCode, uri::Authority, uri::Scheme};
+use hauberk_resources::{
+    Fraction, HeaderModifier, ObjectRef, PathModifier, RequestMirror, RouteFilter,
+};
+use http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
 
 const UNSUPPORTED: &str = "a filter of this type is not supported";
 
-pub(crate) fn http(written: &[RouteFilter]) -> Result<Vec<HttpFilter>, Unusable> {
-    let filters = written.iter().map(|filter| match filter {
-        RouteFilter::RequestHeaderModifier { edits: written } => {
-            Ok(HttpFilter::RequestHeaders(edits(written)?))
-        }
-        RouteFilter::ResponseHeaderModifier { edits: written } => {
-            Ok(HttpFilter::ResponseHeaders(edits(written)?))
-        }
-        RouteFilter::RequestRedirect { redirect: written } => {
-            Ok(HttpFilter::Redirect(redirect(written)?))
-        }
-        RouteFilter::UrlRewrite { rewrite: written } => {
-            Ok(HttpFilter::UrlRewrite(url_rewrite(written)?))
-        }
-        RouteFilter::Unsupported => Err(UNSUPPORTED.to_owned()),
-    });
-    filters.collect()
+/// A service that copies go to, and what to ask its endpoints for.
+pub(crate) type Destination = (ServiceName, Authority);
+
+/// The filters of an HTTP rule or backend; `find` follows references of mirrors.
+pub(crate) fn http(
+    written: &[RouteFilter],
+    mut find: impl FnMut(&ObjectRef) -> Option<Destination>,
+) -> Result<Vec<HttpFilter>, Unusable> {
+    let mut filters = Vec::new();
+    for filter in written {
+        filters.extend(match filter {
+            RouteFilter::RequestHeaderModifier { edits: written } => {
+                Some(HttpFilter::RequestHeaders(edits(written)?))
+            }
+            RouteFilter::ResponseHeaderModifier { edits: written } => {
+                Some(HttpFilter::ResponseHeaders(edits(written)?))
+            }
+            RouteFilter::RequestRedirect { redirect: written } => {
+                Some(HttpFilter::Redirect(redirect(written)?))
+            }
+            RouteFilter::UrlRewrite { rewrite: written } => {
+                Some(HttpFilter::UrlRewrite(url_rewrite(written)?))
+            }
+            RouteFilter::RequestMirror { mirror: written } => {
+                mirror(written, &mut find)?.map(HttpFilter::Mirror)
+            }
+            RouteFilter::Unsupported => return Err(UNSUPPORTED.to_owned()),
+        });
+    }
+    Ok(filters)
 }
 
-/// Responses of gRPC calls cannot be edited by the wire's routes; such a filter is left out, as
-/// Linkerd does.
-pub(crate) fn grpc(written: &[RouteFilter]) -> Result<Vec<GrpcFilter>, Unusable> {
-    let filters = written.iter().filter_map(|filter| match filter {
-        RouteFilter::RequestHeaderModifier { edits: written } => {
-            Some(edits(written).map(GrpcFilter::RequestHeaders))
+/// The same of gRPC. Responses of gRPC calls cannot be edited by the wire's routes; such a filter
+/// is left out, as Linkerd does.
+pub(crate) fn grpc(
+    written: &[RouteFilter],
+    mut find: impl FnMut(&ObjectRef) -> Option<Destination>,
+) -> Result<Vec<GrpcFilter>, Unusable> {
+    let mut filters = Vec::new();
+    for filter in written {
+        filters.extend(match filter {
+            RouteFilter::RequestHeaderModifier { edits: written } => {
+                Some(GrpcFilter::RequestHeaders(edits(written)?))
+            }
+            RouteFilter::ResponseHeaderModifier { .. } => None,
+            RouteFilter::RequestMirror { mirror: written } => {
+                mirror(written, &mut find)?.map(GrpcFilter::Mirror)
+            }
+            RouteFilter::RequestRedirect { .. }
+            | RouteFilter::UrlRewrite { .. }
+            | RouteFilter::Unsupported => return Err(UNSUPPORTED.to_owned()),
+        });
+    }
+    Ok(filters)
+}
+
+fn mirror(
+    written: &RequestMirror,
+    find: &mut impl FnMut(&ObjectRef) -> Option<Destination>,
+) -> Result<Option<Mirror>, Unusable> {
+    let ratio = match (written.percent, written.fraction) {
+        (None, None) => Ratio::ALL,
+        (Some(percent), None) => Ratio { numerator: percent, denominator: 100 },
+        (None, Some(Fraction { numerator, denominator })) => {
+            Ratio { numerator, denominator: denominator.unwrap_or(100) }
         }
-        RouteFilter::ResponseHeaderModifier { .. } => None,
-        RouteFilter::RequestRedirect { .. }
-        | RouteFilter::UrlRewrite { .. }
-        | RouteFilter::Unsupported => Some(Err(UNSUPPORTED.to_owned())),
-    });
-    filters.collect()
+        (Some(_), Some(_)) => {
+            return Err("a mirror has a percent or a fraction, not both".to_owned());
+        }
+    };
+    if ratio.denominator == 0 || ratio.numerator > ratio.denominator {
+        let Ratio { numerator, denominator } = ratio;
+        return Err(format!("{numerator} out of {denominator} is no share of requests"));
+    }
+    let found = find(&written.backend_ref);
+    Ok(found.map(|(service, authority)| Mirror { service, authority, ratio }))
 }
 
 fn edits(written: &HeaderModifier) -> Result<HeaderEdits, Unusable> {
@@ -85,7 +135,7 @@ fn redirect(written: &hauberk_resources::Redirect) -> Result<Redirect, Unusable>
 
 fn url_rewrite(written: &hauberk_resources::UrlRewrite) -> Result<UrlRewrite, Unusable> {
     if let Some(host) = &written.hostname {
-        let authority = host.parse::<Authority>();
+        let authority = host.parse::<http::uri::Authority>();
         if !authority.is_ok_and(|authority| authority.host() == &**host) {
             return Err(format!("'{host}' is no host name"));
         }

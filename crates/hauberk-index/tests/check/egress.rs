@@ -118,6 +118,72 @@ spec:
 }
 
 #[test]
+fn tls_and_tcp_routes_come_before_its_policy_too() {
+    let route = |kind: &str, spec: &str| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: {kind}
+metadata: {{name: r, namespace: client}}
+spec:
+  parentRefs: [{{group: policy.linkerd.io, kind: EgressNetwork, name: e, port: 443}}]
+  {spec}
+"
+        )
+    };
+    let service = "---
+apiVersion: v1
+kind: Service
+metadata: {name: proxy, namespace: client}
+spec: {clusterIP: 10.96.0.9, ports: [{port: 3128}]}
+";
+    let backends = "rules: [{backendRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: e, weight: 3}, \
+        {name: proxy, port: 3128}, {name: gone, port: 1, weight: 0}]}]";
+    let to = "to 198.51.100.1:443 (EgressNetwork client/e:443)";
+    let split = format!(
+        "3 {to}
+         1 to proxy.client.svc.cluster.local:3128 (Service client/proxy:3128)
+         0 to invalid: Service not found gone (default invalid gone)"
+    );
+    let deny = egress("e", "client", "trafficPolicy: Deny") + service;
+    let names = "hostnames: [good.example, '*.example.org']\n  ";
+    check(
+        &(deny.clone() + &route("TLSRoute", &format!("{names}{backends}"))),
+        OUTSIDE,
+        &format!(
+            "EgressNetwork client/e:443: tls
+             tls TLSRoute client/r [Exact(\"good.example\"), Suffix(\".example.org\")] []
+             {split}
+             tls tls-egress-deny [] [Forbidden]
+             {to}"
+        ),
+    );
+    check(
+        &(deny + &route("TCPRoute", backends)),
+        OUTSIDE,
+        &format!(
+            "EgressNetwork client/e:443: opaque
+             opaque TCPRoute client/r
+             {split}
+             opaque tcp-egress-deny [Forbidden]
+             {to}"
+        ),
+    );
+    let allow = egress("e", "client", "trafficPolicy: Allow") + service;
+    check(
+        &(allow + &route("TLSRoute", "rules: [{}]")),
+        OUTSIDE,
+        &format!(
+            "EgressNetwork client/e:443: tls
+             tls TLSRoute client/r [] []
+             {to}
+             tls tls-egress-allow [] []
+             {to}"
+        ),
+    );
+}
+
+#[test]
 fn opaque_ports_hold_outside_too() {
     let to = "to 198.51.100.1:3306 (EgressNetwork client/e:3306)";
     check(

@@ -1,6 +1,6 @@
 //! Answers as short text.
 
-use hauberk_index::Answer;
+use hauberk_index::{Answer, Condition, Status};
 use hauberk_model::{
     Endpoint, Endpoints, InboundPolicy, Meta, OutboundPolicy, Profile,
     endpoints::ProtocolHint,
@@ -19,8 +19,38 @@ pub(crate) fn render(answer: &Answer) -> String {
         Answer::Profile(profile) => profile_text(profile),
         Answer::Inbound(policy) => inbound_text(policy),
         Answer::Outbound(policy) => outbound_text(policy),
+        Answer::Status(status) => status_text(status),
         Answer::Refused(refusal) => format!("{refusal:?}"),
     }
+}
+
+/// `[generation N]`, then conditions, then `on KIND [NAMESPACE/]NAME[:PORT]` with conditions for
+/// each parent; a condition is `[not ]CONDITION REASON[: MESSAGE]`.
+fn status_text(status: &Status) -> String {
+    let mut text = String::new();
+    if let Some(generation) = status.generation {
+        let _ = writeln!(text, "generation {generation}");
+    }
+    let condition = |text: &mut String, condition: &Condition| {
+        let not = if condition.holds { "" } else { "not " };
+        let _ = write!(text, "{not}{} {}", condition.kind, condition.reason);
+        let message = &condition.message;
+        let _ = if message.is_empty() { writeln!(text) } else { writeln!(text, ": {message}") };
+    };
+    for one in &status.conditions {
+        condition(&mut text, one);
+    }
+    for on in &status.parents {
+        let parent = &on.parent;
+        let namespace = parent.namespace.as_ref().map_or(String::new(), |name| format!("{name}/"));
+        let port = parent.port.map_or(String::new(), |port| format!(":{port}"));
+        let kind = parent.kind.as_deref().unwrap_or("Gateway");
+        let _ = writeln!(text, "on {kind} {namespace}{}{port}", parent.name);
+        for one in &on.conditions {
+            condition(&mut text, one);
+        }
+    }
+    text
 }
 
 fn endpoints_text(endpoints: &Endpoints) -> String {

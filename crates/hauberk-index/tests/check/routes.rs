@@ -1,6 +1,6 @@
 //! Routes: which of them count, and what becomes of their parts on each side.
 
-use crate::world::{PodText, SERVICE, check, check_with, meshed};
+use crate::world::{PodText, SERVICE, ask, check, check_with, index, meshed};
 use hauberk_index::ClusterConfig;
 
 const BY_IP: &str = "outbound 10.96.0.1:80";
@@ -114,7 +114,9 @@ fn urls_are_rewritten_towards_services_only() {
 fn a_route_with_a_part_that_cannot_be_used_is_left_out_alone() {
     let good = http("good", "rules: [{}]");
     for bad in [
-        "rules: [{filters: [{type: RequestMirror, requestMirror: {}}]}]",
+        "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}, percent: 101}}]}]",
+        "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}, percent: 1, fraction: {numerator: 1}}}]}]",
+        "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}, fraction: {numerator: 1, denominator: 0}}}]}]",
         "rules: [{filters: [{type: CORS, cors: {}}]}]",
         "rules: [{matches: [{path: {type: Exact, value: no-slash}}]}]",
         "rules: [{matches: [{path: {type: RegularExpression, value: '('}}]}]",
@@ -148,9 +150,188 @@ fn a_backend_that_cannot_be_used_fails_its_share_of_requests() {
         "1 to invalid: an egress network can only be a backend of its own routes (default invalid e)",
     );
     check(
-        "name: web, port: 80, filters: [{type: RequestMirror}]",
+        "name: web, port: 80, filters: [{type: ExtensionRef}]",
         "1 to invalid: a filter of this type is not supported (default invalid web)",
     );
+}
+
+#[test]
+fn requests_are_mirrored_by_rules_and_by_backends() {
+    let mirror = |share: &str| {
+        format!(
+            "type: RequestMirror, requestMirror: {{backendRef: {{name: copy, port: 81}}{share}}}"
+        )
+    };
+    let copy = SERVICE
+        .replace("name: web,", "name: copy,")
+        .replace("10.96.0.1", "10.96.0.2")
+        .replace("port: 80", "port: 81");
+    let yaml = |spec: &str| SERVICE.to_owned() + &copy + &http("r", spec);
+    let mirrored = |numerator: u32, denominator: u32| {
+        format!(
+            "Mirror(Mirror {{ service: ServiceName {{ namespace: Namespace(\"ns\"), name: \"copy\" }}, \
+            authority: Authority {{ host: \"copy.ns.svc.cluster.local\", port: Port(81) }}, \
+            ratio: Ratio {{ numerator: {numerator}, denominator: {denominator} }} }})"
+        )
+    };
+    for (share, numerator, denominator) in [
+        ("", 1, 1),
+        (", percent: 42", 42, 100),
+        (", fraction: {numerator: 5}", 5, 100),
+        (", fraction: {numerator: 1, denominator: 1000}", 1, 1000),
+        (", percent: 0", 0, 100),
+    ] {
+        let spec = format!("rules: [{{filters: [{{{}}}]}}]", mirror(share));
+        let expect = format!("{}\n{}", to_itself("r"), mirrored(numerator, denominator));
+        check(&yaml(&spec), BY_IP, &detected(&expect));
+    }
+    let of_backend = format!(
+        "rules: [{{backendRefs: [{{name: web, port: 80, filters: [{{{}}}]}}]}}]",
+        mirror(", percent: 1")
+    );
+    let expect = format!("http HTTPRoute ns/r []\n/*\n1 {TO_WEB} {}", mirrored(1, 100));
+    check(&yaml(&of_backend), BY_IP, &detected(&expect));
+    // Calls are mirrored too.
+    let calls = route(
+        "gateway.networking.k8s.io/v1",
+        "GRPCRoute",
+        "r",
+        "",
+        &format!("rules: [{{filters: [{{{}}}]}}]", mirror("")),
+    );
+    let got = ask(&index(&(SERVICE.to_owned() + &copy + &calls)), BY_IP);
+    assert!(got.contains("Mirror(Mirror { service: ServiceName"), "{got}");
+    // A mirror that leads nowhere is left out.
+    let nowhere = format!("rules: [{{filters: [{{{}}}]}}]", mirror(""));
+    check(&(SERVICE.to_owned() + &http("r", &nowhere)), BY_IP, &detected(&to_itself("r")));
+}
+
+#[test]
+fn faults_are_injected_by_annotation() {
+    let delay = |millis: u32, share: u32, of: u32| {
+        format!(
+            "Delay(Delay {{ time: {millis}ms, ratio: Ratio {{ numerator: {share}, denominator: {of} }} }})"
+        )
+    };
+    let failure = |status: u16, share: u32, of: u32| {
+        format!(
+            "InjectFailure(InjectHttpFailure {{ status: {status}, message: \"failure injected by the route\", ratio: Ratio {{ numerator: {share}, denominator: {of} }} }})"
+        )
+    };
+    let is = |annotations: &str, expect: &[String]| {
+        let expect = format!("{}\n{}", to_itself("r"), expect.join("\n"));
+        check(
+            &(SERVICE.to_owned() + &annotated(annotations, "rules: [{}]")),
+            BY_IP,
+            &detected(&expect),
+        );
+    };
+    is("{fault.hauberk.io/delay: 100ms}", &[delay(100, 1, 1)]);
+    is("{fault.hauberk.io/failure: '503'}", &[failure(503, 1, 1)]);
+    is(
+        "{fault.hauberk.io/failure: 418;percent=0.5, fault.hauberk.io/delay: 1s ; percent=10}",
+        &[
+            "Delay(Delay { time: 1s, ratio: Ratio { numerator: 1000, denominator: 10000 } })"
+                .to_owned(),
+            failure(418, 50, 10_000),
+        ],
+    );
+    for bad in [
+        "{fault.hauberk.io/delay: '100'}",
+        "{fault.hauberk.io/delay: '0'}",
+        "{fault.hauberk.io/delay: 2m}",
+        "{fault.hauberk.io/delay: 1s;percent=101}",
+        "{fault.hauberk.io/delay: 1s;share=1}",
+        "{fault.hauberk.io/failure: '199'}",
+        "{fault.hauberk.io/failure: unavailable}",
+        "{fault.hauberk.io/failure: '600'}",
+    ] {
+        check(&(SERVICE.to_owned() + &annotated(bad, "rules: [{}]")), BY_IP, &detected(DEFAULT));
+    }
+    let call = |failure: &str| {
+        let metadata = format!(", annotations: {{fault.hauberk.io/failure: '{failure}'}}");
+        let route =
+            route("gateway.networking.k8s.io/v1", "GRPCRoute", "r", &metadata, "rules: [{}]");
+        ask(&index(&(SERVICE.to_owned() + &route)), BY_IP)
+    };
+    for (text, code) in [("unavailable", 14), ("14", 14), ("unauthenticated;percent=1", 16)] {
+        let got = call(text);
+        assert!(got.contains(&format!("InjectGrpcFailure {{ code: {code},")), "{text}: {got}");
+    }
+    for bad in ["ok", "0", "17", "503"] {
+        assert!(!call(bad).contains("GRPCRoute"), "{bad}");
+    }
+}
+
+#[test]
+fn where_grants_are_required_other_namespaces_have_to_agree() {
+    let other =
+        SERVICE.replace("namespace: ns}", "namespace: other}").replace("10.96.0.1", "10.96.0.2");
+    let spec = "rules: [{backendRefs: [{name: web, namespace: other, port: 80}]}]";
+    let grant = |namespace: &str, from: &str, to: &str| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {{name: g, namespace: {namespace}}}
+spec: {{from: [{{{from}}}], to: [{{{to}}}]}}
+"
+        )
+    };
+    let strict = || ClusterConfig { requires_reference_grants: true, ..ClusterConfig::default() };
+    let is = |grant: &str, backend: &str| {
+        let yaml = SERVICE.to_owned() + &other + &http("r", spec) + grant;
+        let expect = format!("http HTTPRoute ns/r []\n/*\n1 {backend}");
+        check_with(strict(), &yaml, BY_IP, &detected(&expect));
+    };
+    let there = "to web.other.svc.cluster.local:80 (Service other/web:80)";
+    let refused = "to invalid: no ReferenceGrant in other lets HTTPRoute of ns refer to service web (default invalid web)";
+    let us = "group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: ns";
+    is("", refused);
+    is(&grant("other", us, "group: '', kind: Service"), there);
+    is(&grant("other", us, "group: '', kind: Service, name: web"), there);
+    is(&grant("other", us, "group: '', kind: Service, name: db"), refused);
+    is(&grant("other", us, "group: '', kind: Secret"), refused);
+    is(&grant("ns", us, "group: '', kind: Service"), refused);
+    for others in [
+        "group: policy.linkerd.io, kind: HTTPRoute, namespace: ns",
+        "group: gateway.networking.k8s.io, kind: GRPCRoute, namespace: ns",
+        "group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: third",
+    ] {
+        is(&grant("other", others, "group: '', kind: Service"), refused);
+    }
+    // A consumer's route may lead where its requests would have gone anyway, and nowhere else.
+    let consumer = |backend: &str| {
+        http(
+            "r",
+            &format!(
+                "parentRefs: [{{group: core, kind: Service, name: web, namespace: ns}}], \
+                rules: [{{backendRefs: [{{name: {backend}, namespace: ns, port: 80}}]}}]"
+            ),
+        )
+        .replace("namespace: ns}\nspec", "namespace: other}\nspec")
+    };
+    let in_other = format!("{BY_IP} in other");
+    let expect = detected(&format!("http HTTPRoute other/r []\n/*\n1 {TO_WEB}"));
+    check_with(strict(), &(SERVICE.to_owned() + &consumer("web")), &in_other, &expect);
+    let db = SERVICE.replace("name: web,", "name: db,").replace("10.96.0.1", "10.96.0.3");
+    let expect = detected(
+        "http HTTPRoute other/r []\n/*\n1 to invalid: no ReferenceGrant in ns lets HTTPRoute of other refer to service db (default invalid db)",
+    );
+    check_with(strict(), &(SERVICE.to_owned() + &db + &consumer("db")), &in_other, &expect);
+}
+
+#[test]
+fn a_route_on_a_port_that_the_service_does_not_have_counts_nowhere() {
+    let spec = "parentRefs: [{group: core, kind: Service, name: web, port: 81}], rules: [{}]";
+    let yaml = SERVICE.to_owned() + &http("r", spec);
+    check(&yaml, BY_IP, &detected(DEFAULT));
+    let elsewhere = "Service ns/web:81: detect 10s
+        http http []
+        to web.ns.svc.cluster.local:81 (Service ns/web:81)
+        opaque opaq
+        to web.ns.svc.cluster.local:81 (Service ns/web:81)";
+    check(&yaml, "outbound web.ns.svc.cluster.local:81", elsewhere);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::render::render;
 use hauberk_index::{Answer, ClusterConfig, Index, Key, Question, Refusal};
-use hauberk_resources::{Resource, ResourceEvent, yaml};
+use hauberk_resources::{Kind, Resource, ResourceEvent, ResourceKey, yaml};
 use std::sync::Arc;
 
 /// Asks one question of a cluster made of YAML and compares the answer's text.
@@ -14,15 +14,24 @@ pub(crate) fn check(yaml: &str, question: &str, expect: &str) {
 /// Like [`check`], with settings of its own.
 #[track_caller]
 pub(crate) fn check_with(config: ClusterConfig, yaml: &str, question: &str, expect: &str) {
-    let mut index = Index::new(config);
-    for resource in resources(yaml) {
-        index.apply(ResourceEvent::Applied(resource));
-    }
-    let got = ask(&index, question);
+    let got = ask(&index_with(config, yaml), question);
     let trimmed = |text: &str| {
         text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
     };
     assert_eq!(trimmed(&got), trimmed(expect), "{question}");
+}
+
+/// An index of a cluster made of YAML.
+pub(crate) fn index(yaml: &str) -> Index {
+    index_with(ClusterConfig::default(), yaml)
+}
+
+fn index_with(config: ClusterConfig, yaml: &str) -> Index {
+    let mut index = Index::new(config);
+    for resource in resources(yaml) {
+        index.apply(ResourceEvent::Applied(resource));
+    }
+    index
 }
 
 /// Reads a question such as `endpoints web.ns.svc.cluster.local:80 from node-a/ns` and answers it.
@@ -34,7 +43,7 @@ pub(crate) fn ask(index: &Index, question: &str) -> String {
 }
 
 /// `endpoints NAME [from NODE]`, `profile TARGET [from NODE] [in NS]`, `inbound NS/POD:PORT`,
-/// `outbound TARGET [in NS]`.
+/// `outbound TARGET [in NS]`, `status KIND.GROUP NS/NAME`.
 pub(crate) fn key(config: &ClusterConfig, question: &str) -> Result<Key, Refusal> {
     let words: Vec<&str> = question.split_whitespace().collect();
     let after = |word: &str| words.iter().position(|w| *w == word).map_or("", |at| words[at + 1]);
@@ -55,6 +64,12 @@ pub(crate) fn key(config: &ClusterConfig, question: &str) -> Result<Key, Refusal
             let kind = if pod.starts_with("machine") { "external_workload" } else { "pod" };
             let workload = format!(r#"{{"ns":"{namespace}","{kind}":"{pod}"}}"#);
             question.inbound(&workload, port.parse().expect("a number"))
+        }
+        ("status", kind) => {
+            let (kind, group) = kind.split_once('.').expect("a group");
+            let kind = Kind::find(&format!("{group}/v1"), kind).expect("a kind");
+            let (namespace, name) = words[2].split_once('/').expect("a namespace");
+            Ok(Key::Status(ResourceKey::new(kind, namespace, name)))
         }
         _ => panic!("no such question: {question:?}"),
     }

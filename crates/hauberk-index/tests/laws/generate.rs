@@ -1,7 +1,7 @@
 //! Random objects in a small world, so that they meet: few names, few addresses, few ports.
 
 use hauberk_index::{ClusterConfig, Key, Question};
-use hauberk_resources::{Kind, Resource};
+use hauberk_resources::{Kind, Resource, ResourceKey};
 use rand::{Rng, rngs::SmallRng};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -52,6 +52,21 @@ pub(crate) fn keys() -> Vec<Key> {
                 let address = std::net::SocketAddr::new(ip, port);
                 add(question.profile(&address.to_string(), &token));
                 add(question.outbound_to_address(&format!("{namespace}:x"), address));
+            }
+        }
+    }
+    for (kind, names) in [
+        (Kind::PolicyHttpRoute, ["r", "s"]),
+        (Kind::GatewayHttpRoute, ["r", "s"]),
+        (Kind::GrpcRoute, ["r", "s"]),
+        (Kind::TlsRoute, ["r", "s"]),
+        (Kind::TcpRoute, ["r", "s"]),
+        (Kind::EgressNetwork, ["e", "f"]),
+        (Kind::HttpLocalRateLimitPolicy, ["l", "k"]),
+    ] {
+        for namespace in NAMESPACES {
+            for name in names {
+                keys.push(Key::Status(ResourceKey::new(kind, namespace, name)));
             }
         }
     }
@@ -198,7 +213,16 @@ fn fields(rng: &mut SmallRng, kind: Kind) -> (String, Value) {
         | Kind::GrpcRoute
         | Kind::TlsRoute
         | Kind::TcpRoute => route(rng),
-        Kind::ReferenceGrant => (name("g"), json!({"spec": {}})),
+        Kind::ReferenceGrant => {
+            let from = json!([{
+                "group": one(rng, &["gateway.networking.k8s.io", "policy.linkerd.io"]),
+                "kind": one(rng, &["HTTPRoute", "GRPCRoute", "TCPRoute"]),
+                "namespace": one(rng, &NAMESPACES),
+            }]);
+            let service = json!(one(rng, &SERVICES));
+            let to = json!([{"group": "", "kind": "Service", "name": maybe(rng, service)}]);
+            (name(one(rng, &["g", "h"])), json!({"spec": {"from": from, "to": to}}))
+        }
         Kind::ServiceProfile => {
             let service = one(rng, &SERVICES);
             let namespace = one(rng, &NAMESPACES);
@@ -360,9 +384,19 @@ fn route(rng: &mut SmallRng) -> (String, Value) {
     let backend = json!([{
         "name": one(rng, &SERVICES), "namespace": one(rng, &NAMESPACES), "port": 80, "weight": rng.random_range(0..3),
     }]);
-    let fields = json!({"spec": {
+    let mirror = json!([{"type": "RequestMirror", "requestMirror": {
+        "backendRef": {"name": one(rng, &SERVICES), "namespace": one(rng, &NAMESPACES), "port": 80},
+        "percent": rng.random_range(1..=101),
+    }}]);
+    let filters = if rng.random_bool(0.2) { mirror } else { Value::Null };
+    let delay = one(rng, &["1s", "1s;percent=10", "soon"]);
+    let annotations = match rng.random_bool(0.1) {
+        true => json!({"fault.hauberk.io/delay": delay}),
+        false => json!({}),
+    };
+    let fields = json!({"metadata": {"annotations": annotations}, "spec": {
         "parentRefs": [parent],
-        "rules": [{"backendRefs": maybe(rng, backend)}],
+        "rules": [{"backendRefs": maybe(rng, backend), "filters": filters}],
     }});
     (one(rng, &["r", "s"]).to_owned(), fields)
 }
