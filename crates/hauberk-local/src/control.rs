@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use hauberk_identity::Key;
 use hauberk_identity::ca::Anchor;
 use hauberk_identity::token::TokenSigner;
+use hauberk_index::ClusterConfig;
 use hauberk_inject::{InjectConfig, Ipv6, TrustAnchors};
 use serde_json::{Value, json};
 
@@ -66,13 +67,9 @@ impl Authority {
         }
     }
 
-    /// The control plane's manifests.
-    pub fn manifests(&self, objects: &Path, version: &str, further: &[String]) -> Vec<Value> {
+    /// What the control plane is started with.
+    fn arguments(&self, objects: &Path, further: &[String]) -> Vec<String> {
         let file = |name: &str| self.authority.join(name).display().to_string();
-        let labels = json!({
-            "linkerd.io/control-plane-component": "destination",
-            "linkerd.io/control-plane-ns": NAMESPACE,
-        });
         let args = [
             ("--source-dir", objects.display().to_string()),
             ("--trust-anchors-file", file("ca-bundle.crt")),
@@ -81,12 +78,26 @@ impl Authority {
             ("--token-key-file", self.token_key.display().to_string()),
             ("--token-issuer", TOKEN_ISSUER.to_owned()),
         ];
-        let args: Vec<String> = args
-            .into_iter()
+        args.into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value])
             .chain(["--enable-ipv6".to_owned()])
             .chain(further.iter().cloned())
-            .collect();
+            .collect()
+    }
+
+    /// The settings that the control plane's answers depend on; none if it does not understand its
+    /// arguments, in which case it says so itself.
+    pub fn cluster(&self, objects: &Path, further: &[String]) -> Option<ClusterConfig> {
+        hauberk_control::config::cluster(self.arguments(objects, further))
+    }
+
+    /// The control plane's manifests.
+    pub fn manifests(&self, objects: &Path, version: &str, further: &[String]) -> Vec<Value> {
+        let labels = json!({
+            "linkerd.io/control-plane-component": "destination",
+            "linkerd.io/control-plane-ns": NAMESPACE,
+        });
+        let args = self.arguments(objects, further);
         let ports =
             [("grpc", 8086), ("policy-grpc", 8090), ("identity-grpc", 8080), ("admin", 9990)];
         let container = json!({

@@ -8,12 +8,14 @@
 mod reconcile;
 mod requests;
 mod services;
+mod statuses;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_index::ClusterConfig;
 use hauberk_inject::InjectConfig;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -59,6 +61,8 @@ pub struct Setup {
     pub path: String,
     /// How pods are injected; none without a mesh.
     pub inject: Option<InjectConfig>,
+    /// What the control plane's answers depend on; none without a mesh.
+    pub cluster: Option<ClusterConfig>,
     /// Where the objects' files are.
     pub objects: PathBuf,
 }

@@ -101,7 +101,9 @@ async fn serve(options: &Options, opened: Opened, ids: IdRanges) -> anyhow::Resu
     let (version, mesh) = (env!("CARGO_PKG_VERSION"), options.mesh == Mesh::On);
     let inject = mesh.then(|| authority.inject_config(version));
     let mut manifests = vec![node()];
+    let mut cluster = None;
     if mesh {
+        cluster = authority.cluster(&objects, &options.controller_arguments);
         manifests.extend(authority.manifests(&objects, version, &options.controller_arguments));
     }
 
@@ -124,7 +126,8 @@ async fn serve(options: &Options, opened: Opened, ids: IdRanges) -> anyhow::Resu
         host_proc: opened.host_proc,
         signer: authority.signer,
     });
-    let setup = Setup { images: images(options), ids, path: path(options), inject, objects };
+    let setup =
+        Setup { images: images(options), ids, path: path(options), inject, cluster, objects };
     let surroundings =
         Surroundings { machine: Arc::clone(&machine), tasks: tasks.clone(), reports: reports_in };
     let lab = Lab::new(setup, surroundings, outputs);

@@ -177,12 +177,13 @@ impl Lab {
                 && namespace
                     .is_none_or(|namespace| key.namespace.is_empty() || key.namespace == namespace)
         };
-        let objects: Vec<Value> = self
+        let mut objects: Vec<Value> = self
             .objects
             .iter()
             .filter(|(key, _)| matches(key))
             .map(|(_, value)| value.clone())
             .collect();
+        self.fill_in_statuses(&mut objects);
         match (objects.is_empty(), name) {
             (true, Some(name)) => Answer::Failed { error: format!("there is no {kind} {name}") },
             _ => Answer::Objects { objects },
