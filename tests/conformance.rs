@@ -1,8 +1,9 @@
 //! The mesh cases of the Gateway API's conformance suite, in our own words.
 //!
 //! The suite is <https://github.com/kubernetes-sigs/gateway-api>, `conformance/tests/mesh`, as of
-//! v1.6 and the one case (`MeshGRPCRouteRequestHeaderModifier`) that its main branch has since. Its
-//! own programs need a Kubernetes API; here each case puts its routes into a lab, asks from inside
+//! v1.6, the cases of gRPC that its main branch has beside them (`MeshGRPCRouteRequestHeaderModifier`,
+//! `MeshGRPCRouteRequestMirror`), and two cases for gateways about mirrors, of which it has none for
+//! HTTP in a mesh. Its own programs need a Kubernetes API; here each case puts its routes into a lab, asks from inside
 //! a pod, and holds what came back against what the suite expects. Cases bear the suite's names.
 //! One lab serves all; every case runs, whatever became of those before it.
 //!
@@ -13,6 +14,8 @@
 mod ask;
 #[path = "conformance/headers.rs"]
 mod headers;
+#[path = "conformance/mirrors.rs"]
+mod mirrors;
 #[path = "conformance/redirects.rs"]
 mod redirects;
 #[path = "conformance/rewrites.rs"]
@@ -64,7 +67,8 @@ fn every_mesh_case_of_the_gateway_api_passes() {
     cases.extend(headers::cases());
     cases.extend(redirects::cases());
     cases.extend(rewrites::cases());
-    assert_eq!(cases.len(), 23, "all cases of the suite are here");
+    cases.extend(mirrors::cases());
+    assert_eq!(cases.len(), 26, "all cases of the suite are here");
 
     let mut failures = String::new();
     for case in &cases {
@@ -90,7 +94,7 @@ fn run(lab: &mut Lab, clients: &Clients, case: &Case) -> Result<(), String> {
     let deadline = Instant::now() + CONVERGENCE;
     let mut held = 0;
     let result = loop {
-        match all(lab, clients, &case.asks) {
+        match all(lab, clients, &case.asks).and_then(|()| accepted(lab)) {
             Ok(()) if held == 1 => break Ok(()),
             Ok(()) => held += 1,
             Err(why) if Instant::now() > deadline => break Err(why),
@@ -104,6 +108,26 @@ fn run(lab: &mut Lab, clients: &Clients, case: &Case) -> Result<(), String> {
         lab.hauberk(&["delete", "-f", &path]);
     }
     result
+}
+
+/// Whether the status of every route says that it counts; the suite's programs wait for that.
+fn accepted(lab: &Lab) -> Result<(), String> {
+    for kind in ["httproute", "grpcroute"] {
+        let shown = lab.hauberk(&["get", kind, "-o", "json"]);
+        let routes: serde_json::Value =
+            serde_json::from_str(&shown).map_err(|error| format!("{error}: {shown}"))?;
+        for route in routes["items"].as_array().into_iter().flatten() {
+            let parents = route["status"]["parents"].as_array().cloned().unwrap_or_default();
+            let is_accepted = |parent: &serde_json::Value| {
+                let mut conditions = parent["conditions"].as_array().into_iter().flatten();
+                conditions.any(|one| one["type"] == "Accepted" && one["status"] == "True")
+            };
+            if parents.is_empty() || !parents.iter().all(is_accepted) {
+                return Err(format!("  the status does not say that it counts: {route}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Asks everything once. All that is wrong, not just the first.
@@ -133,9 +157,32 @@ fn all(lab: &Lab, clients: &Clients, asks: &[Ask]) -> Result<(), String> {
             if let Err(why) = ask.check(answers) {
                 let _ = writeln!(wrong, "  {} from {from:?}: {why}", ask.url);
             }
+            wrong += &copies(lab, clients, ask);
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// What is wrong with the copies of a request, by what pods have printed. A copy may come later than
+/// the answer, and then the next look finds it.
+fn copies(lab: &Lab, clients: &Clients, ask: &Ask) -> String {
+    let mut wrong = String::new();
+    let seen = |backend: &str, id: &str| {
+        let pod = if backend == "echo-v1" { &clients.v1 } else { &clients.v2 };
+        let output = lab.try_hauberk(&["logs", "-n", pod.namespace(), pod.name(), "-c", "echo"]);
+        text(&output.stdout).lines().any(|line| line == format!("saw {id}"))
+    };
+    for (backend, id) in &ask.copied {
+        if !seen(backend, id) {
+            let _ = writeln!(wrong, "  {} was not copied to {backend} as {id}", ask.url);
+        }
+    }
+    for (backend, id) in &ask.not_copied {
+        if seen(backend, id) {
+            let _ = writeln!(wrong, "  {} was copied to {backend}", ask.url);
+        }
+    }
+    wrong
 }
 
 /// A route on service `echo`: on that port, or on all.

@@ -36,6 +36,10 @@ pub(crate) struct Ask {
     answered: Pairs,
     answered_without: Vec<&'static str>,
     shares: Vec<(&'static str, f64)>,
+    /// Pods that must see a copy, and its id.
+    pub(crate) copied: Pairs,
+    /// Pods that must not.
+    pub(crate) not_copied: Pairs,
 }
 
 /// What came back, as the client tells it.
@@ -65,6 +69,8 @@ impl Ask {
             answered: Vec::new(),
             answered_without: Vec::new(),
             shares: Vec::new(),
+            copied: Vec::new(),
+            not_copied: Vec::new(),
         }
     }
 
@@ -132,6 +138,26 @@ impl Ask {
     /// Asked often, backends answer by these shares.
     pub(crate) fn shared_by(mut self, shares: &[(&'static str, f64)]) -> Self {
         self.shares = shares.to_vec();
+        self
+    }
+
+    /// The pod of that name sees a request with that `x-copy-id`, which no other question has.
+    pub(crate) fn copied_to(mut self, backend: &'static str, id: &'static str) -> Self {
+        self.copied.push((backend, id));
+        self
+    }
+
+    /// That pod does not.
+    pub(crate) fn not_copied_to(mut self, backend: &'static str, id: &'static str) -> Self {
+        self.not_copied.push((backend, id));
+        self
+    }
+
+    /// With the names of headers in lower case, as HTTP/2 wants them.
+    pub(crate) fn in_lower_case(mut self) -> Self {
+        for (name, _) in &mut self.headers {
+            *name = String::leak(name.to_lowercase());
+        }
         self
     }
 

@@ -5,6 +5,7 @@
 
 The server listens on 8080 (HTTP/1.1) and 7070 (gRPC, any method) and answers with JSON: POD_NAME
 and POD_NAMESPACE of its environment, and host, path, method, headers and protocol of the request.
+It prints "saw ID" for each request with a header x-copy-id.
 
 QUESTIONS is a JSON list of {url, headers, count}; the client asks each `count` times, over one
 connection, follows no redirect, and prints a JSON list of lists of {status, headers, echo}. A
@@ -29,6 +30,11 @@ def told(**request):
     return json.dumps(pod | request).encode()
 
 
+def note(copy_id):
+    if copy_id:
+        print("saw", copy_id, flush=True)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Head and body leave together: no waiting for the peer's acknowledgement in between.
@@ -36,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def answer(self):
+        note(self.headers.get("x-copy-id"))
         body = told(
             host=self.headers.get("host"),
             path=self.path,
@@ -62,6 +69,7 @@ def serve():
         def service(self, call):
             def answer(_request, _context):
                 headers = [(item.key, item.value) for item in call.invocation_metadata]
+                note(dict(headers).get("x-copy-id"))
                 return told(path=call.method, headers=headers, protocol="gRPC")
 
             return grpc.unary_unary_rpc_method_handler(answer)
