@@ -1,6 +1,7 @@
 //! What a route does to a request or response on its way.
 
 use crate::{
+    cors::Cors,
     name::{Authority, ServiceName},
     route::http::PathMatch,
 };
@@ -24,6 +25,8 @@ pub enum HttpFilter {
     Mirror(Mirror),
     /// Holds some requests back for a while.
     Delay(Delay),
+    /// Lets pages of other origins read responses.
+    Cors(Arc<Cors>),
     /// Answers 500 with this message: the route could not be understood.
     Invalid(Arc<str>),
 }

@@ -18,6 +18,7 @@
 
 pub mod authorize;
 pub mod backoff;
+pub mod cors;
 pub mod endpoints;
 pub mod failure_accrual;
 pub mod filter;

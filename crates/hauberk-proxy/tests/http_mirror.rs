@@ -1,4 +1,4 @@
-//! Copies of requests and delays, as filters of routes ask for them, in HTTP/1 and HTTP/2.
+//! Copies of requests, delays and CORS, as filters of routes ask for them, in HTTP/1 and HTTP/2.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are part of the tests")]
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hauberk_model::cors::{Cors, OriginPattern};
 use hauberk_model::filter::{Delay, HeaderEdits, HttpFilter, Mirror, Ratio};
 use hauberk_model::name::{Authority, ServiceName};
 use hauberk_model::outbound::{Distribution, HttpRoute};
@@ -285,6 +286,56 @@ fn a_request_that_is_tried_again_is_copied_once() {
             let copied = copied.take();
             assert_eq!(copied.len(), 1);
             assert_eq!(copied[0].1, "body");
+        }
+    });
+}
+
+#[test]
+fn pages_of_allowed_origins_may_read_responses() {
+    mesh::run(|mesh| async move {
+        let (application, seen) = keeping(StatusCode::OK).await;
+        mesh.publish([mesh.endpoint(application, Way::Meshed).await]);
+        let cors = Cors {
+            origins: vec![OriginPattern::parse("https://*.example.org").unwrap()],
+            any_method: true,
+            max_age: 60,
+            ..Cors::default()
+        };
+        let cors = vec![HttpFilter::Cors(Arc::new(cors))];
+        let retry = Retry {
+            max_retries: 1,
+            max_request_bytes: 1000,
+            conditions: HttpConditions(vec![500..=599]),
+            timeout: None,
+            backoff: None,
+        };
+        let mut with_retries = of_backend(cors.clone());
+        with_retries.route.rules[0].action.retry = Some(retry);
+        for route in [with_filters(cors.clone()), of_backend(cors), with_retries] {
+            mesh.publish_policy(vec![route], None);
+            let ask = async |method: &str, origin: &str| {
+                let text = format!(
+                    "{method} / HTTP/1.1\r\nhost: web\r\norigin: {origin}\r\n\
+                     access-control-request-method: PUT\r\nconnection: close\r\n\r\n"
+                );
+                mesh::exchange(mesh.connect(), &text).await.to_lowercase()
+            };
+            let good = "https://www.example.org";
+            let allowed = format!("access-control-allow-origin: {good}\r\n");
+            let preflight = ask("OPTIONS", good).await;
+            assert!(preflight.starts_with("http/1.1 200"), "{preflight}");
+            assert!(preflight.contains(&allowed), "{preflight}");
+            assert!(preflight.contains("access-control-allow-methods: put\r\n"), "{preflight}");
+            let refused = ask("OPTIONS", "https://example.com").await;
+            assert!(!refused.contains("access-control"), "{refused}");
+            assert!(seen.borrow().is_empty(), "the application sees no preflight");
+
+            let answer = ask("PUT", good).await;
+            assert!(answer.contains(&allowed) && answer.ends_with("answer"), "{answer}");
+            assert!(answer.contains("vary: origin\r\n"), "{answer}");
+            let other = ask("PUT", "https://example.com").await;
+            assert!(!other.contains("access-control") && other.ends_with("answer"), "{other}");
+            assert_eq!(seen.take().len(), 2);
         }
     });
 }

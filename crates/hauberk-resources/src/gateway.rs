@@ -360,6 +360,12 @@ pub enum RouteFilter {
         #[serde(rename = "requestMirror")]
         mirror: RequestMirror,
     },
+    /// Let pages of other origins read responses.
+    #[serde(rename = "CORS")]
+    Cors {
+        /// Which, and what.
+        cors: CorsRules,
+    },
     /// A filter that the mesh does not know.
     #[serde(other)]
     Unsupported,
@@ -377,6 +383,30 @@ pub struct RequestMirror {
     /// Share of requests.
     #[serde(default)]
     pub fraction: Option<Fraction>,
+}
+
+/// Which pages of other origins may read responses. `*` in a list means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CorsRules {
+    /// Origins, as `https://*.example.com`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_origins: Vec<Arc<str>>,
+    /// Whether requests may carry credentials.
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_credentials: bool,
+    /// Methods.
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_methods: Vec<Arc<str>>,
+    /// Names of request headers.
+    #[serde(default, deserialize_with = "nullable")]
+    pub allow_headers: Vec<Arc<str>>,
+    /// Names of response headers.
+    #[serde(default, deserialize_with = "nullable")]
+    pub expose_headers: Vec<Arc<str>>,
+    /// How long browsers remember the answer, in seconds; 5 if absent.
+    #[serde(default)]
+    pub max_age: Option<u32>,
 }
 
 /// A share, `numerator` out of `denominator`.

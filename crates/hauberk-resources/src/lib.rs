@@ -37,7 +37,7 @@ pub use crate::{
     event::ResourceEvent,
     external_workload::{ExternalWorkload, ExternalWorkloadPort},
     gateway::{
-        BackendRef, Fraction, GrpcMethodMatch, GrpcRoute, GrpcRouteMatch, GrpcRouteRule,
+        BackendRef, CorsRules, Fraction, GrpcMethodMatch, GrpcRoute, GrpcRouteMatch, GrpcRouteRule,
         HeaderModifier, HeaderValue, HttpRoute, HttpRouteMatch, HttpRouteRule, ObjectRef,
         ParentRef, ParentStatus, PathMatch, PathMatchKind, PathModifier, Redirect, ReferenceGrant,
         ReferenceGrantFrom, ReferenceGrantSpec, ReferenceGrantTo, RequestMirror, RouteFilter,

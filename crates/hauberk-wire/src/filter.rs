@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_model::cors::{Cors, OriginPattern};
 use hauberk_model::filter::{
     Delay, HeaderEdits, InjectGrpcFailure, InjectHttpFailure, Mirror, PathRewrite, Ratio, Redirect,
     UrlRewrite,
@@ -113,7 +114,13 @@ const DELAY: &str = "route delays requests, which this proxy leaves out:";
 pub(crate) enum Optional {
     Mirror(Mirror),
     Delay(Delay),
+    Cors(Cors),
 }
+
+/// How the message of a failure begins that stands for CORS. What follows are words `origins=`,
+/// `credentials=`, `methods=`, `headers=`, `exposed=` (lists with commas, `*` for all) and
+/// `max-age=N`.
+const CORS: &str = "route answers CORS requests, which this proxy leaves out:";
 
 impl Optional {
     fn message(&self) -> String {
@@ -125,6 +132,18 @@ impl Optional {
             Self::Delay(Delay { time, ratio: Ratio { numerator, denominator } }) => {
                 format!("{DELAY} share={numerator}/{denominator} millis={}", time.as_millis())
             }
+            Self::Cors(cors) => {
+                let origins: Vec<&str> = cors.origins.iter().map(OriginPattern::as_str).collect();
+                format!(
+                    "{CORS} origins={} credentials={} methods={} headers={} exposed={} max-age={}",
+                    origins.join(","),
+                    cors.credentials,
+                    names(cors.any_method, &cors.methods),
+                    names(cors.any_header, &cors.headers),
+                    names(cors.exposes_all, &cors.exposed),
+                    cors.max_age
+                )
+            }
         }
     }
 
@@ -134,7 +153,9 @@ impl Optional {
         if ratio.is_none_or(|ratio| ratio.numerator != 0) {
             return None;
         }
-        let read = if let Some(words) = message.strip_prefix(MIRROR) {
+        let read = if let Some(words) = message.strip_prefix(CORS) {
+            Self::Cors(cors(words)?)
+        } else if let Some(words) = message.strip_prefix(MIRROR) {
             let (ratio, rest) = share(words)?;
             let (service, to) = rest.strip_prefix(" service=")?.split_once(" to=")?;
             let (namespace, name) = service.split_once('/')?;
@@ -166,6 +187,42 @@ impl Optional {
     pub(crate) fn from_grpc(wire: &grpc_route::GrpcFailureInjector) -> Option<Self> {
         Self::read(wire.ratio.as_ref(), &wire.message)
     }
+}
+
+/// A list with commas; `*` for all comes first.
+fn names<T: AsRef<str>>(all: bool, names: &[T]) -> String {
+    let all = all.then_some("*").into_iter();
+    all.chain(names.iter().map(AsRef::as_ref)).collect::<Vec<_>>().join(",")
+}
+
+fn cors(words: &str) -> Option<Cors> {
+    let (origins, rest) = words.strip_prefix(" origins=")?.split_once(" credentials=")?;
+    let (credentials, rest) = rest.split_once(" methods=")?;
+    let (methods, rest) = rest.split_once(" headers=")?;
+    let (headers, rest) = rest.split_once(" exposed=")?;
+    let (exposed, max_age) = rest.split_once(" max-age=")?;
+    let split = |list: &str| -> (bool, Vec<String>) {
+        let items = list.split(',').filter(|item| !item.is_empty());
+        let (all, names): (Vec<&str>, Vec<&str>) = items.partition(|item| *item == "*");
+        (!all.is_empty(), names.into_iter().map(str::to_owned).collect())
+    };
+    let origins = origins.split(',').filter(|item| !item.is_empty());
+    let ((any_method, methods), (any_header, headers), (exposes_all, exposed)) =
+        (split(methods), split(headers), split(exposed));
+    let header_names = |names: Vec<String>| -> Option<Vec<HeaderName>> {
+        names.iter().map(|name| name.parse().ok()).collect()
+    };
+    Some(Cors {
+        origins: origins.map(|origin| OriginPattern::parse(origin).ok()).collect::<Option<_>>()?,
+        credentials: credentials.parse().ok()?,
+        methods: methods.iter().map(|name| name.parse().ok()).collect::<Option<_>>()?,
+        any_method,
+        headers: header_names(headers)?,
+        any_header,
+        exposed: header_names(exposed)?,
+        exposes_all,
+        max_age: max_age.parse().ok()?,
+    })
 }
 
 /// Reads ` share=N/M` and gives what follows.

@@ -257,10 +257,11 @@ fn http_filter_to_wire(from: &HttpFilter) -> Option<wire::http_route::Filter> {
         HttpFilter::RequestHeaders(edits) => {
             Kind::RequestHeaderModifier(filter::request_headers_to_wire(edits))
         }
-        // A delay or a mirror that is left out hurts nobody; no server's route has one.
-        HttpFilter::ResponseHeaders(_) | HttpFilter::Mirror(_) | HttpFilter::Delay(_) => {
-            return None;
-        }
+        // A mirror, a delay or CORS that is left out hurts nobody; no server's route has them.
+        HttpFilter::ResponseHeaders(_)
+        | HttpFilter::Mirror(_)
+        | HttpFilter::Delay(_)
+        | HttpFilter::Cors(_) => return None,
         // No server's route rewrites URLs; if one ever did, its requests fail.
         HttpFilter::UrlRewrite(_) => Kind::FailureInjector(filter::http_failure_to_wire(
             &filter::invalid_http(&filter::UNKNOWN_FILTER.into()),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hauberk_model::cors::Cors;
 use hauberk_model::filter::{GrpcFilter, HttpFilter, TcpFilter};
 use hauberk_model::name::Authority;
 use hauberk_model::outbound::{
@@ -332,6 +333,9 @@ fn http_filter_to_wire(from: &HttpFilter) -> wire::http_route::Filter {
             Kind::FailureInjector(Optional::Mirror(mirror.clone()).to_http())
         }
         HttpFilter::Delay(delay) => Kind::FailureInjector(Optional::Delay(*delay).to_http()),
+        HttpFilter::Cors(cors) => {
+            Kind::FailureInjector(Optional::Cors(Cors::clone(cors)).to_http())
+        }
     };
     wire::http_route::Filter { kind: Some(kind) }
 }
@@ -345,6 +349,7 @@ fn http_filter_from_wire(wire: wire::http_route::Filter) -> Result<HttpFilter, I
                 (Some(rewrite), _) => HttpFilter::UrlRewrite(rewrite),
                 (None, Some(Optional::Mirror(mirror))) => HttpFilter::Mirror(mirror),
                 (None, Some(Optional::Delay(delay))) => HttpFilter::Delay(delay),
+                (None, Some(Optional::Cors(cors))) => HttpFilter::Cors(Arc::new(cors)),
                 (None, None) => HttpFilter::InjectFailure(filter::http_failure_from_wire(failure)?),
             }
         }
@@ -387,7 +392,10 @@ fn grpc_filter_from_wire(wire: wire::grpc_route::Filter) -> Result<GrpcFilter, I
         Some(Kind::FailureInjector(failure)) => match Optional::from_grpc(&failure) {
             Some(Optional::Mirror(mirror)) => GrpcFilter::Mirror(mirror),
             Some(Optional::Delay(delay)) => GrpcFilter::Delay(delay),
-            None => GrpcFilter::InjectFailure(filter::grpc_failure_from_wire(failure)?),
+            // gRPC has no such filter; what says so stands for itself.
+            Some(Optional::Cors(_)) | None => {
+                GrpcFilter::InjectFailure(filter::grpc_failure_from_wire(failure)?)
+            }
         },
         Some(Kind::RequestHeaderModifier(edits)) => {
             GrpcFilter::RequestHeaders(filter::request_headers_from_wire(edits)?)
@@ -445,7 +453,8 @@ fn message_of_http(filter: &HttpFilter) -> Option<Arc<str>> {
         | HttpFilter::ResponseHeaders(_)
         | HttpFilter::UrlRewrite(_)
         | HttpFilter::Mirror(_)
-        | HttpFilter::Delay(_) => None,
+        | HttpFilter::Delay(_)
+        | HttpFilter::Cors(_) => None,
     }
 }
 

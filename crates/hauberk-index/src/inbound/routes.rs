@@ -105,6 +105,9 @@ fn http_route(
                     return Err("a server's routes cannot rewrite URLs".to_owned());
                 }
                 RouteFilter::RequestMirror { .. } => return Err(NO_MIRROR.to_owned()),
+                RouteFilter::Cors { .. } => {
+                    return Err("a server's routes cannot answer CORS requests".to_owned());
+                }
                 _ => {}
             }
         }

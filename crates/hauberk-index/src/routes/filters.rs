@@ -7,15 +7,17 @@
 use super::Unusable;
 use hauberk_model::{
     Port,
+    cors::{Cors, OriginPattern},
     filter::{
         GrpcFilter, HeaderEdits, HttpFilter, Mirror, PathRewrite, Ratio, Redirect, UrlRewrite,
     },
     name::{Authority, ServiceName},
 };
 use hauberk_resources::{
-    Fraction, HeaderModifier, ObjectRef, PathModifier, RequestMirror, RouteFilter,
+    CorsRules, Fraction, HeaderModifier, ObjectRef, PathModifier, RequestMirror, RouteFilter,
 };
 use http::{HeaderName, HeaderValue, StatusCode, uri::Scheme};
+use std::{str::FromStr, sync::Arc};
 
 const UNSUPPORTED: &str = "a filter of this type is not supported";
 
@@ -45,6 +47,7 @@ pub(crate) fn http(
             RouteFilter::RequestMirror { mirror: written } => {
                 mirror(written, &mut find)?.map(HttpFilter::Mirror)
             }
+            RouteFilter::Cors { cors: written } => Some(HttpFilter::Cors(Arc::new(cors(written)?))),
             RouteFilter::Unsupported => return Err(UNSUPPORTED.to_owned()),
         });
     }
@@ -69,6 +72,7 @@ pub(crate) fn grpc(
             }
             RouteFilter::RequestRedirect { .. }
             | RouteFilter::UrlRewrite { .. }
+            | RouteFilter::Cors { .. }
             | RouteFilter::Unsupported => return Err(UNSUPPORTED.to_owned()),
         });
     }
@@ -95,6 +99,34 @@ fn mirror(
     }
     let found = find(&written.backend_ref);
     Ok(found.map(|(service, authority)| Mirror { service, authority, ratio }))
+}
+
+fn cors(written: &CorsRules) -> Result<Cors, Unusable> {
+    let origin = |text: &Arc<str>| {
+        OriginPattern::parse(text).map_err(|why| format!("'{text}' is no origin: {why}"))
+    };
+    let (methods, any_method) = names(&written.allow_methods, "method")?;
+    let (headers, any_header) = names(&written.allow_headers, "header")?;
+    let (exposed, exposes_all) = names(&written.expose_headers, "header")?;
+    Ok(Cors {
+        origins: written.allow_origins.iter().map(origin).collect::<Result<_, _>>()?,
+        credentials: written.allow_credentials,
+        methods,
+        any_method,
+        headers,
+        any_header,
+        exposed,
+        exposes_all,
+        max_age: written.max_age.unwrap_or(5),
+    })
+}
+
+/// The names in a list, and whether `*` is among them.
+fn names<T: FromStr>(written: &[Arc<str>], what: &str) -> Result<(Vec<T>, bool), Unusable> {
+    let all = written.iter().any(|text| &**text == "*");
+    let names = written.iter().filter(|text| &***text != "*");
+    let names = names.map(|text| text.parse().map_err(|_| format!("'{text}' is no {what}")));
+    Ok((names.collect::<Result<_, _>>()?, all))
 }
 
 fn edits(written: &HeaderModifier) -> Result<HeaderEdits, Unusable> {

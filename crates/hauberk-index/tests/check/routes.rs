@@ -117,7 +117,9 @@ fn a_route_with_a_part_that_cannot_be_used_is_left_out_alone() {
         "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}, percent: 101}}]}]",
         "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}, percent: 1, fraction: {numerator: 1}}}]}]",
         "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: web, port: 80}, fraction: {numerator: 1, denominator: 0}}}]}]",
-        "rules: [{filters: [{type: CORS, cors: {}}]}]",
+        "rules: [{filters: [{type: CORS, cors: {allowOrigins: [example.org]}}]}]",
+        "rules: [{filters: [{type: CORS, cors: {allowMethods: ['G T']}}]}]",
+        "rules: [{filters: [{type: CORS, cors: {allowHeaders: ['a b']}}]}]",
         "rules: [{matches: [{path: {type: Exact, value: no-slash}}]}]",
         "rules: [{matches: [{path: {type: RegularExpression, value: '('}}]}]",
         "rules: [{matches: [{headers: [{name: 'a b', value: c}]}]}]",
@@ -204,6 +206,26 @@ fn requests_are_mirrored_by_rules_and_by_backends() {
     // A mirror that leads nowhere is left out.
     let nowhere = format!("rules: [{{filters: [{{{}}}]}}]", mirror(""));
     check(&(SERVICE.to_owned() + &http("r", &nowhere)), BY_IP, &detected(&to_itself("r")));
+}
+
+#[test]
+fn cors_is_for_http_towards_services() {
+    let cors = "type: CORS, cors: {allowOrigins: ['https://*.Example.org', '*'], allowCredentials: true, \
+        allowMethods: [GET, '*'], allowHeaders: [x-A], exposeHeaders: ['*'], maxAge: 60}";
+    let rules = |filter: &str| format!("rules: [{{filters: [{{{filter}}}]}}]");
+    check(
+        &(SERVICE.to_owned() + &http("r", &rules(cors))),
+        BY_IP,
+        &detected(&format!(
+            "{}\nCors(Cors {{ origins: [OriginPattern(\"https://*.example.org\"), OriginPattern(\"*\")], \
+            credentials: true, methods: [GET], any_method: true, headers: [\"x-a\"], any_header: false, \
+            exposed: [], exposes_all: true, max_age: 60 }})",
+            to_itself("r")
+        )),
+    );
+    let calls = route("gateway.networking.k8s.io/v1", "GRPCRoute", "r", "", &rules(cors));
+    let got = ask(&index(&(SERVICE.to_owned() + &calls)), BY_IP);
+    assert!(!got.contains("GRPCRoute"), "{got}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_model::cors::{Cors, Decision};
 use hauberk_model::filter::{
     Delay, GrpcFilter, HeaderEdits, HttpFilter, Mirror, PathRewrite, Ratio, Redirect, UrlRewrite,
 };
@@ -46,6 +47,8 @@ pub enum Filter {
     Mirror(Mirror),
     /// Holds some requests back.
     Delay(Delay),
+    /// Lets pages of other origins read responses.
+    Cors(Arc<Cors>),
     /// The route could not be understood.
     Invalid(Arc<str>),
 }
@@ -69,6 +72,7 @@ impl From<&HttpFilter> for Filter {
             HttpFilter::UrlRewrite(rewrite) => Filter::UrlRewrite(rewrite.clone()),
             HttpFilter::Mirror(mirror) => Filter::Mirror(mirror.clone()),
             HttpFilter::Delay(delay) => Filter::Delay(*delay),
+            HttpFilter::Cors(cors) => Filter::Cors(Arc::clone(cors)),
             HttpFilter::Invalid(message) => Filter::Invalid(Arc::clone(message)),
         }
     }
@@ -109,6 +113,8 @@ pub struct Applied {
     pub delay: Duration,
     /// What becomes of it then.
     pub verdict: Verdict,
+    /// How its response is edited because of what it is; empty for most requests.
+    pub response: Vec<HeaderEdits>,
 }
 
 /// Applies `filters` to a request. `matched` is the path match that chose the route, for prefix
@@ -120,9 +126,10 @@ pub fn apply(
     manner: Manner,
     random: impl FnMut() -> f64,
 ) -> Applied {
-    let mut delay = Duration::ZERO;
-    let verdict = judge(filters, request, matched, manner, &mut delay, random);
-    Applied { delay, verdict }
+    let mut applied =
+        Applied { delay: Duration::ZERO, verdict: Verdict::Pass, response: Vec::new() };
+    applied.verdict = judge(filters, request, matched, manner, &mut applied, random);
+    applied
 }
 
 fn judge(
@@ -130,7 +137,7 @@ fn judge(
     request: &mut Parts,
     matched: Option<&PathMatch>,
     manner: Manner,
-    delay: &mut Duration,
+    applied: &mut Applied,
     mut random: impl FnMut() -> f64,
 ) -> Verdict {
     for filter in filters {
@@ -139,9 +146,19 @@ fn judge(
             Filter::ResponseHeaders(_) | Filter::Mirror(_) => {}
             Filter::Delay(Delay { time, ratio }) => {
                 if ratio.hits(random()) {
-                    *delay = delay.saturating_add(*time);
+                    applied.delay = applied.delay.saturating_add(*time);
                 }
             }
+            Filter::Cors(cors) => match cors.decide(&request.method, &request.headers) {
+                Decision::Ignore => {}
+                Decision::Respond(edits) => applied.response.push(edits),
+                Decision::Preflight(edits) => {
+                    let mut response = Response::new(Body::Empty);
+                    *response.version_mut() = manner.version;
+                    edits.apply(response.headers_mut());
+                    return Verdict::Answer(Box::new(response));
+                }
+            },
             Filter::Fail { status, code, message, ratio } => {
                 if ratio.hits(random()) {
                     let response = answer::made_up(*status, *code, message, manner);

@@ -229,8 +229,8 @@ impl Connection {
         counters.allow.inc();
         let filters = table.filters(found);
         let random = || worker.random.borrow_mut().random();
-        // A server's routes hold nothing back.
-        let filter::Applied { verdict, delay: _ } =
+        // A server's routes hold nothing back and know no origins.
+        let filter::Applied { verdict, delay: _, response: _ } =
             filter::apply(filters, &mut parts, table.path(found), manner, random);
         match verdict {
             Verdict::Pass => {}

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use hauberk_model::WorkloadId;
+use hauberk_model::filter::HeaderEdits;
 use hauberk_model::route::http::PathMatch;
 use http::request::Parts;
 use http::{Request, Response};
@@ -47,6 +48,7 @@ pub(super) struct Work<'t> {
     pub(super) parts: Parts,
     pub(super) body: Incoming,
     pub(super) copies: Option<Copies>,
+    pub(super) edits: Vec<HeaderEdits>,
     pub(super) required: Option<WorkloadId>,
     pub(super) matched: Option<&'t PathMatch>,
     pub(super) manner: Manner,
@@ -67,6 +69,7 @@ impl Connection {
             mut parts,
             body,
             mut copies,
+            edits,
             required,
             matched,
             manner,
@@ -103,7 +106,8 @@ impl Connection {
                 if may_repeat { parts.clone() } else { std::mem::replace(&mut parts, no_head()) };
 
             let backend = rule.backend(&self.worker)?;
-            self.filter(&backend.filters, &mut head, (matched, manner), hold).await?;
+            let of_backend =
+                self.filter(&backend.filters, &mut head, (matched, manner), hold).await?;
             // A backend mirrors what it is asked first; later attempts are the same request.
             if let Some(copies) = copies.take() {
                 copies.begin(self, (&backend.mirrors, &rule.meta), &head);
@@ -155,8 +159,18 @@ impl Connection {
                         .map_err(|why| refused(why, table))?;
                     let timer = Timer::new(limits, Some(progress), Instant::now());
                     let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
-                    let arrived =
-                        Arrived { sent, held, routes, began, attempted, timer, permit, is_forward };
+                    let edits = edits.into_iter().chain(of_backend).collect();
+                    let arrived = Arrived {
+                        sent,
+                        held,
+                        routes,
+                        edits,
+                        began,
+                        attempted,
+                        timer,
+                        permit,
+                        is_forward,
+                    };
                     return Ok(self.deliver(arrived, manner, rule, backend));
                 }
             }

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_model::filter::HeaderEdits;
 use hauberk_model::route::http::PathMatch;
 use hauberk_model::{OutboundPolicy, Profile, WorkloadId};
 use http::header::CONNECTION;
@@ -115,6 +116,8 @@ pub(super) struct Arrived {
     /// Frames of its body that were read already.
     pub(super) held: Held,
     pub(super) routes: Routes,
+    /// What filters want of it because of what the request was.
+    pub(super) edits: Vec<HeaderEdits>,
     /// When the request arrived, and when the attempt began that this answers.
     pub(super) began: Instant,
     pub(super) attempted: Instant,
@@ -185,7 +188,7 @@ impl Connection {
         let plan = rule.plan(&mut parts.headers);
         let deadline = plan.as_ref().and_then(|plan| plan.deadline(began));
         let held = Hold { rule, began, deadline };
-        self.filter(&rule.filters, &mut parts, (matched, manner), held).await?;
+        let mut edits = self.filter(&rule.filters, &mut parts, (matched, manner), held).await?;
         let copies = rule.mirrors_somewhere().then(|| Copies::of(&body));
         if let Some(copies) = &copies {
             copies.begin(self, (&rule.mirrors, &rule.meta), &parts);
@@ -201,6 +204,7 @@ impl Connection {
                 parts,
                 body,
                 copies,
+                edits,
                 required,
                 matched,
                 manner,
@@ -209,7 +213,7 @@ impl Connection {
             return Box::pin(self.persist(work, permit)).await;
         }
         let backend = rule.backend(worker)?;
-        self.filter(&backend.filters, &mut parts, (matched, manner), held).await?;
+        edits.extend(self.filter(&backend.filters, &mut parts, (matched, manner), held).await?);
         let body = match copies {
             None => Body::Incoming(body),
             Some(copies) => {
@@ -237,7 +241,8 @@ impl Connection {
         });
         let sent = sent.map_err(|why| refused(why, &table))?;
         let (held, timer, attempted) = (Held::new(), None, began);
-        let arrived = Arrived { sent, held, routes, began, attempted, timer, permit, is_forward };
+        let arrived =
+            Arrived { sent, held, routes, edits, began, attempted, timer, permit, is_forward };
         Ok(self.deliver(arrived, manner, rule, backend))
     }
 
@@ -250,36 +255,42 @@ impl Connection {
     /// The response as the application sees it, with the filters of its route.
     pub(super) fn deliver(
         &self,
-        arrived: Arrived,
+        mut arrived: Arrived,
         manner: Manner,
         rule: &Rule,
         backend: &Backend,
     ) -> Response<Body> {
+        let edits = std::mem::take(&mut arrived.edits);
         let mut response = self.response(arrived, manner, rule);
         filter::apply_to_response(&backend.filters, response.headers_mut());
         filter::apply_to_response(&rule.filters, response.headers_mut());
+        for edits in edits {
+            edits.apply(response.headers_mut());
+        }
         response
     }
 
-    /// Applies filters to a request, and holds it back if they say so.
+    /// Applies filters to a request, and holds it back if they say so. Returns how the response is
+    /// to be edited because of what the request is.
     pub(super) async fn filter(
         &self,
         filters: &[Filter],
         parts: &mut Parts,
         (matched, manner): (Option<&PathMatch>, Manner),
         hold: Hold<'_>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Vec<HeaderEdits>, Refused> {
         if filters.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let random = || self.worker.random.borrow_mut().random();
-        let Applied { delay, verdict } = filter::apply(filters, parts, matched, manner, random);
+        let Applied { delay, verdict, response } =
+            filter::apply(filters, parts, matched, manner, random);
         if !delay.is_zero() {
             // Boxed, since it is rare.
             Box::pin(hold.back(delay)).await?;
         }
         match verdict {
-            Verdict::Pass => Ok(()),
+            Verdict::Pass => Ok(response),
             Verdict::Answer(response) => Err(Refused::Answered(response)),
             Verdict::Fail(failure) => Err(failure.into()),
         }
@@ -287,7 +298,8 @@ impl Connection {
 
     /// The endpoint's response as the application sees it.
     fn response(&self, arrived: Arrived, manner: Manner, rule: &Rule) -> Response<Body> {
-        let Arrived { sent, held, routes, began, attempted, timer, permit, is_forward } = arrived;
+        let Arrived { sent, held, routes, edits: _, began, attempted, timer, permit, is_forward } =
+            arrived;
         let Sent { lease, series, answer, tapped } = sent;
         let (mut parts, body) = answer.response.into_parts();
         if self.version == Version::Http1 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_model::backoff::Backoff;
+use hauberk_model::cors::{Cors, OriginPattern};
 use hauberk_model::endpoints::{EndpointTls, Http2Params, KeepAlive, Labels, ProtocolHint};
 use hauberk_model::filter::{
     Delay, GrpcFilter, HeaderEdits, HttpFilter, InjectGrpcFailure, InjectHttpFailure, Mirror,
@@ -207,6 +208,32 @@ fn mirror() -> impl Strategy<Value = Mirror> {
     })
 }
 
+fn cors() -> impl Strategy<Value = Cors> {
+    let origin = prop_oneof![
+        Just("*".to_owned()),
+        (host(), of(port())).prop_map(|(host, port)| {
+            let port = port.map_or(String::new(), |port| format!(":{port}"));
+            format!("https://*.{host}{port}")
+        }),
+    ];
+    let origin = origin.prop_map(|text| OriginPattern::parse(&text).expect("an origin"));
+    let names = || (any::<bool>(), vec(header_name(), 0..3));
+    let methods = (any::<bool>(), vec(method(), 0..3));
+    (vec(origin, 0..3), any::<bool>(), methods, names(), names(), any::<u32>()).prop_map(
+        |(origins, credentials, methods, headers, exposed, max_age)| Cors {
+            origins,
+            credentials,
+            any_method: methods.0,
+            methods: methods.1,
+            any_header: headers.0,
+            headers: headers.1,
+            exposes_all: exposed.0,
+            exposed: exposed.1,
+            max_age,
+        },
+    )
+}
+
 fn delay() -> impl Strategy<Value = Delay> {
     (any::<u32>(), ratio())
         .prop_map(|(millis, ratio)| Delay { time: Duration::from_millis(millis.into()), ratio })
@@ -229,6 +256,7 @@ pub(crate) fn http_filter() -> impl Strategy<Value = HttpFilter> {
         url_rewrite().prop_map(HttpFilter::UrlRewrite),
         mirror().prop_map(HttpFilter::Mirror),
         delay().prop_map(HttpFilter::Delay),
+        cors().prop_map(|cors| HttpFilter::Cors(Arc::new(cors))),
     ]
 }
 
