@@ -237,7 +237,7 @@ pub async fn connect(
             let io = Box::pin(dial::dial(worker, endpoint, session)).await?;
             return Ok(Connected { io, endpoint: Arc::clone(endpoint), _lease: None });
         }
-        BackendTarget::Balance { authority, load } => (authority, *load),
+        BackendTarget::Balance { authority, load, .. } => (authority, *load),
     };
     let queue = Queue {
         capacity: outbound.tcp_queue_capacity,

@@ -1,7 +1,7 @@
 //! Where a rule sends requests.
 
-use super::parent::{Parent, Traffic, balance};
-use crate::{derive::Derivation, routes::Unusable};
+use super::parent::{Balanced, Parent, Traffic, balance, with_breaker};
+use crate::{balancing, derive::Derivation, failure_accrual, routes::Unusable};
 use hauberk_model::{
     Meta, Port, ServiceName,
     outbound::{Backend, BackendTarget, Distribution, Queue, RouteBackend},
@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 /// The backends of a rule: one of those it names, by weight; without any, the parent itself.
 ///
-/// A filter of a backend that cannot be used makes that backend invalid, not the rule.
+/// A filter of a backend that cannot be used makes that backend invalid, not the rule. Where the
+/// route has a breaker of its own, its backends have it.
 pub(super) fn distribution<F>(
     derivation: &mut Derivation<'_>,
     parent: &Parent<'_>,
@@ -20,15 +21,24 @@ pub(super) fn distribution<F>(
     written: &[BackendRef],
     filters: impl Fn(&[RouteFilter]) -> Result<Vec<F>, Unusable>,
 ) -> Distribution<F> {
+    let breaker = match traffic {
+        Traffic::Requests => failure_accrual::breaker(route),
+        Traffic::Opaque => None,
+    };
+    let own = |backend: Arc<Backend>| match &breaker {
+        Some(breaker) => with_breaker(&backend, breaker),
+        None => backend,
+    };
     if written.is_empty() {
-        let backend = parent.backend(traffic).clone();
+        let backend = own(parent.backend(traffic).clone());
         return Distribution::FirstAvailable(vec![RouteBackend { filters: Vec::new(), backend }]);
     }
     let mut backends = Vec::new();
     for one in written {
         let backend = match filters(&one.filters) {
             Ok(filters) => {
-                RouteBackend { filters, backend: backend(derivation, parent, traffic, route, one) }
+                let backend = own(backend(derivation, parent, traffic, route, one));
+                RouteBackend { filters, backend }
             }
             Err(reason) => RouteBackend { filters: Vec::new(), backend: invalid(one, &reason) },
         };
@@ -54,12 +64,17 @@ fn backend(
             let Some(port) = written.port.and_then(Port::new) else {
                 return invalid(written, "a service as backend needs a port");
             };
-            if derivation.service(namespace, &written.name).is_none() {
+            let Some(service) = derivation.service(namespace, &written.name) else {
                 return invalid(written, &format!("Service not found {}", written.name));
-            }
+            };
             let name = ServiceName::new(&**namespace, written.name.clone());
             let meta = Meta::service(namespace, &written.name, Some(port));
-            balance(derivation, meta, &name, port, parent.load(traffic))
+            let balancing = match traffic {
+                Traffic::Requests => balancing::of_requests(service),
+                Traffic::Opaque => balancing::of_opaque(service),
+            };
+            let load = parent.load(traffic);
+            balance(derivation, meta, Balanced { name: &name, port, load, balancing })
         }
         ("policy.linkerd.io", "EgressNetwork") => {
             let is_parent = parent.key.kind == Kind::EgressNetwork

@@ -279,7 +279,7 @@ impl Compiler<'_> {
         let queue =
             Queue { capacity: side.queue_capacity, failfast_timeout: side.failfast_timeout };
         match &backend.target {
-            BackendTarget::Balance { authority, load } => {
+            BackendTarget::Balance { authority, load, .. } => {
                 let settings = balance::settings(*load, queue, self.accrual, side);
                 let build = EndpointClients { authority: Some(authority.clone()) };
                 Target::Balance(Pools::get(self.worker, http_pools, authority, settings, build))

@@ -114,6 +114,7 @@ async fn split(
             target: BackendTarget::Balance {
                 authority: target.authority.clone(),
                 load: Load::default(),
+                balancing: Arc::default(),
             },
             queue: Queue::default(),
         };

@@ -95,8 +95,11 @@ impl Profiled<'_> {
 
     fn backends(&self, labels: &Labels) -> Backends {
         let backend = |authority: &Authority, meta: Meta| {
-            let target =
-                BackendTarget::Balance { authority: authority.clone(), load: Load::default() };
+            let target = BackendTarget::Balance {
+                authority: authority.clone(),
+                load: Load::default(),
+                balancing: Default::default(),
+            };
             let target = outbound::Backend { meta, target, queue: outbound::Queue::default() };
             Backend {
                 filters: Vec::new(),
