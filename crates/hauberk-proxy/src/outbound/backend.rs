@@ -244,7 +244,7 @@ impl Compiler<'_> {
         let backend = |backend: &outbound::RouteBackend<F>| Backend {
             filters: backend.filters.iter().map(&filter).collect(),
             series: Rc::new(families.1.series(labels().backend(&backend.backend.meta))),
-            target: self.target(&backend.backend),
+            target: self.target(&backend.backend, route),
         };
         let backends = match &action.backends {
             Distribution::Empty => Backends::First(Vec::new()),
@@ -272,15 +272,24 @@ impl Compiler<'_> {
         Rule { meta: route.clone(), filters, series, care, backends }
     }
 
-    fn target(&self, backend: &outbound::Backend) -> Target {
+    /// How a backend is reached by the rules of `route`.
+    fn target(&self, backend: &outbound::Backend, route: &Meta) -> Target {
         let side = &self.worker.config.outbound.side;
         // linkerd2-proxy v2 takes the queue of HTTP from its settings, not from the policy, which
         // has had a capacity of 100 there since before it was used.
         let queue =
             Queue { capacity: side.queue_capacity, failfast_timeout: side.failfast_timeout };
         match &backend.target {
-            BackendTarget::Balance { authority, load, .. } => {
-                let settings = balance::settings(*load, queue, self.accrual, side);
+            BackendTarget::Balance { authority, load, balancing } => {
+                // A route with a breaker of its own has endpoints of its own too, so that what
+                // fails for it is not taken from others.
+                let own = balancing.breaker.as_ref();
+                let settings = Settings {
+                    slow_start: balancing.slow_start,
+                    affinity: balancing.affinity.clone(),
+                    owner: own.map(|_| route.clone()),
+                    ..balance::settings(*load, queue, own.or(self.accrual), side)
+                };
                 let build = EndpointClients { authority: Some(authority.clone()) };
                 Target::Balance(Pools::get(self.worker, http_pools, authority, settings, build))
             }

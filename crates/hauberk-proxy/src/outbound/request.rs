@@ -16,7 +16,7 @@ use std::sync::Arc;
 use hauberk_model::{OutboundPolicy, Profile, WorkloadId};
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version as HttpVersion};
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -24,11 +24,12 @@ use super::backend::{Backend, Rule, Table};
 use super::discover::Target;
 use super::persist::Work;
 use super::retry::{Attempt, Sent, Unanswered};
-use crate::balance::Refusal;
+use crate::balance::{Balancer, Key, Refusal};
 use crate::connection::{Direction, Facts, NoTls, Tls};
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held};
+use crate::http::client::Client;
 use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
@@ -193,10 +194,11 @@ impl Connection {
         backend.series.request();
 
         let (balancer, is_forward) = backend.balancer()?;
+        let key = self.key(balancer, &parts.headers);
         let patience = backend.patience();
         let required = required.as_ref();
         let (between, series, limits) = (self.between(rule), None, None);
-        let attempt = Attempt { balancer, series, required, between, began, patience, limits };
+        let attempt = Attempt { balancer, key, series, required, between, began, patience, limits };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
         if let Some(traced) = traced {
@@ -212,6 +214,12 @@ impl Connection {
         let (held, timer, attempted) = (Held::new(), None, began);
         let arrived = Arrived { sent, held, routes, began, attempted, timer, permit, is_forward };
         Ok(self.deliver(arrived, manner, rule, backend))
+    }
+
+    /// Whose endpoint a request wants, where the backend has affinity.
+    pub(super) fn key(&self, balancer: &Balancer<Client>, headers: &HeaderMap) -> Option<Key> {
+        let affinity = balancer.settings().affinity.as_ref()?;
+        Key::of_request(affinity, headers, self.client.ip())
     }
 
     /// What a tap is told about a request of that rule.
