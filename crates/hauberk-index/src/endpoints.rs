@@ -144,10 +144,13 @@ fn one_family_each(candidates: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
     left
 }
 
-/// Keeps what the service's traffic policy and the slices' zone hints leave to a client.
+/// Keeps what the service's traffic policy and the slices' hints leave to a client.
 ///
-/// Hints count only if every endpoint has one, and only if one of them is for the client's zone:
-/// anything else could overload or cut off a zone (Kubernetes, "Topology Aware Routing").
+/// Hints come of `trafficDistribution` (`PreferSameNode`, `PreferSameZone`, `PreferClose`) or of
+/// topology aware routing; which of them made a hint does not matter here. Hints of nodes go before
+/// hints of zones. Either counts only if every endpoint has one, and only if one of them is for the
+/// client: anything else could overload or cut off a node or zone (Kubernetes, "Traffic
+/// distribution" and "Topology Aware Routing"; kube-proxy 1.34 does the same).
 fn near_enough<'a>(
     service: &Service,
     mut candidates: Vec<Candidate<'a>>,
@@ -155,23 +158,48 @@ fn near_enough<'a>(
     client_zone: Option<&str>,
 ) -> Vec<Candidate<'a>> {
     if service.internal_traffic() == TrafficScope::Local {
-        candidates.retain(|candidate| match &candidate.behind {
-            Some((_, Resource::Pod(Pod { spec, .. }))) => Some(&spec.node_name) == client_node,
-            _ => false,
-        });
+        candidates.retain(|candidate| client_node.is_some_and(|node| candidate.is_on(node)));
         return candidates;
     }
-    let Some(zone) = client_zone else { return candidates };
-    let is_for_us =
-        |candidate: &Candidate<'_>| candidate.entry.for_zones().any(|hint| hint == zone);
-    let all_have_hints = candidates.iter().all(|candidate| candidate.entry.for_zones().len() > 0);
-    if all_have_hints && candidates.iter().any(is_for_us) {
-        candidates.retain(is_for_us);
+    let node = client_node.map(|node| &**node);
+    if meant_for(&mut candidates, node, |entry| entry.for_nodes()) {
+        return candidates;
     }
+    meant_for(&mut candidates, client_zone, |entry| entry.for_zones());
     candidates
 }
 
+/// Keeps what is hinted for `place`, if every endpoint has a hint and one of them is for it; says
+/// whether that is so.
+fn meant_for<'a, 'h, I>(
+    candidates: &mut Vec<Candidate<'a>>,
+    place: Option<&str>,
+    hints: impl Fn(&'a SliceEndpoint) -> I,
+) -> bool
+where
+    I: ExactSizeIterator<Item = &'h str>,
+{
+    let Some(place) = place else { return false };
+    let is_for_us = |candidate: &Candidate<'a>| hints(candidate.entry).any(|hint| hint == place);
+    let all_have_hints = candidates.iter().all(|candidate| hints(candidate.entry).len() > 0);
+    if !all_have_hints || !candidates.iter().any(is_for_us) {
+        return false;
+    }
+    candidates.retain(is_for_us);
+    true
+}
+
 impl<'a> Candidate<'a> {
+    /// Whether it runs on that node: by the slice, which says it for endpoints of every kind, or
+    /// else by its pod.
+    fn is_on(&self, node: &Arc<str>) -> bool {
+        match &self.behind {
+            _ if !self.entry.node_name.is_empty() => self.entry.node_name == *node,
+            Some((_, Resource::Pod(Pod { spec, .. }))) => spec.node_name == *node,
+            _ => false,
+        }
+    }
+
     fn endpoint(&self, derivation: &mut Derivation<'a>, client_zone: Option<&str>) -> Endpoint {
         let address = SocketAddr::new(self.ip, self.port.get());
         let zone = Some(&*self.entry.zone).filter(|zone| !zone.is_empty());

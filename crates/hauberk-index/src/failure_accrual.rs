@@ -1,5 +1,5 @@
-//! Annotations of services about balancing: when an endpoint counts as broken, and what failures
-//! do to its load.
+//! Annotations of services and routes about failures: when an endpoint counts as broken, and what
+//! failures do to its load.
 //!
 //! A bad value drops its whole group, as Linkerd does, because half of a breaker is worse than
 //! none. Values that proxies refuse are bad too: one of them would void the whole policy.
@@ -17,23 +17,23 @@ const WINDOW_MIN: Duration = Duration::from_millis(10);
 /// Most requests that proxies take as the least in a window.
 const REQUESTS_MAX: u32 = 1_000_000;
 
-/// When an endpoint counts as broken; none unless the service asks for it.
+/// When an endpoint counts as broken; none unless the service, or the route, asks for it.
 pub(crate) fn breaker(service: &Metadata) -> Option<FailureAccrual> {
-    let max_failures = || number(service, keys::FAILURE_ACCRUAL_MAX_FAILURES, 7);
+    let min_ready_endpoints = value(service, keys::FAILURE_ACCRUAL_MIN_READY, 0)?;
+    let max_failures = || value(service, keys::FAILURE_ACCRUAL_MAX_FAILURES, 7);
     let kind = match service.annotation(keys::FAILURE_ACCRUAL)? {
         "consecutive" => FailureAccrualKind::Consecutive {
             max_failures: max_failures()?,
             backoff: backoff(service)?,
         },
         "unified" => {
-            let threshold: f64 =
-                number(service, keys::FAILURE_ACCRUAL_SUCCESS_RATE_THRESHOLD, 0.8)?;
+            let threshold: f64 = value(service, keys::FAILURE_ACCRUAL_SUCCESS_RATE_THRESHOLD, 0.8)?;
             let window = duration(
                 service,
                 keys::FAILURE_ACCRUAL_SUCCESS_RATE_WINDOW,
                 Duration::from_secs(10),
             )?;
-            let min_requests = number(service, keys::FAILURE_ACCRUAL_SUCCESS_RATE_MIN_REQUESTS, 5)?;
+            let min_requests = value(service, keys::FAILURE_ACCRUAL_SUCCESS_RATE_MIN_REQUESTS, 5)?;
             let is_fine = (0.0..=1.0).contains(&threshold)
                 && (threshold == 0.0 || window >= WINDOW_MIN)
                 && min_requests <= REQUESTS_MAX;
@@ -46,12 +46,12 @@ pub(crate) fn breaker(service: &Metadata) -> Option<FailureAccrual> {
                 window,
                 min_requests,
                 backoff: backoff(service)?,
-                honor_retry_after: number(service, keys::FAILURE_ACCRUAL_HONOR_RETRY_AFTER, false)?,
+                honor_retry_after: value(service, keys::FAILURE_ACCRUAL_HONOR_RETRY_AFTER, false)?,
             }
         }
         _ => return None,
     };
-    Some(FailureAccrual { kind, min_ready_endpoints: 0 })
+    Some(FailureAccrual { kind, min_ready_endpoints })
 }
 
 /// How the load of a service's endpoints is estimated.
@@ -60,7 +60,7 @@ pub(crate) fn load(service: &Metadata) -> Load {
 }
 
 fn penalised(service: &Metadata) -> Option<Load> {
-    if !number(service, keys::PENALIZE_FAILURES, false)? {
+    if !value(service, keys::PENALIZE_FAILURES, false)? {
         return None;
     }
     Some(Load::PenaltyPeakEwma {
@@ -77,19 +77,20 @@ fn penalised(service: &Metadata) -> Option<Load> {
 fn backoff(service: &Metadata) -> Option<Backoff> {
     let min = duration(service, keys::FAILURE_ACCRUAL_MIN_PENALTY, Duration::from_secs(1))?;
     let max = duration(service, keys::FAILURE_ACCRUAL_MAX_PENALTY, Duration::from_secs(60))?;
-    let jitter = number(service, keys::FAILURE_ACCRUAL_JITTER_RATIO, 0.5)?;
+    let jitter = value(service, keys::FAILURE_ACCRUAL_JITTER_RATIO, 0.5)?;
     Backoff::new(min, max, jitter).ok()
 }
 
 /// The value of an annotation, the default if it is absent, none if it is bad.
-fn number<T: FromStr>(service: &Metadata, key: &str, default: T) -> Option<T> {
+pub(crate) fn value<T: FromStr>(service: &Metadata, key: &str, default: T) -> Option<T> {
     match service.annotation(key) {
         None => Some(default),
         Some(text) => text.trim().parse().ok(),
     }
 }
 
-fn duration(service: &Metadata, key: &str, default: Duration) -> Option<Duration> {
+/// The same for a length of time.
+pub(crate) fn duration(service: &Metadata, key: &str, default: Duration) -> Option<Duration> {
     match service.annotation(key) {
         None => Some(default),
         Some(text) => parse_annotation(text).ok(),
@@ -150,6 +151,7 @@ mod tests {
         check(&with(keys::FAILURE_ACCRUAL_MIN_PENALTY, "1.5s"), "none");
         check(&with(keys::FAILURE_ACCRUAL_MAX_PENALTY, "0"), "none");
         check(&with(keys::FAILURE_ACCRUAL_MIN_PENALTY, "2m"), "none");
+        check(&with(keys::FAILURE_ACCRUAL_MIN_READY, "some"), "none");
         check(&[(keys::FAILURE_ACCRUAL, "always")], "none");
     }
 
@@ -161,6 +163,19 @@ mod tests {
         check(&with(keys::FAILURE_ACCRUAL_SUCCESS_RATE_MIN_REQUESTS, "1000001"), "none");
         check(&with(keys::FAILURE_ACCRUAL_SUCCESS_RATE_THRESHOLD, "1.5"), "none");
         check(&with(keys::FAILURE_ACCRUAL_HONOR_RETRY_AFTER, "true"), "unified 7 0.8 10s 5 true");
+    }
+
+    #[test]
+    fn the_endpoints_that_stay_in_use_are_asked_for_beside_any_kind() {
+        for kind in ["consecutive", "unified"] {
+            let annotations = [
+                (keys::FAILURE_ACCRUAL.into(), kind.into()),
+                (keys::FAILURE_ACCRUAL_MIN_READY.into(), "2".into()),
+            ];
+            let metadata = Metadata { annotations: annotations.into(), ..Metadata::default() };
+            let stay = breaker(&metadata).map(|breaker| breaker.min_ready_endpoints);
+            assert_eq!(stay, Some(2), "{kind}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@
 mod address;
 mod answer;
 mod authorizations;
+mod balancing;
 mod change;
 mod config;
 mod derive;

@@ -10,6 +10,7 @@
 //! | where may a request go | [`outbound`], [`route`], [`filter`], [`endpoints`], [`profile`] |
 //! | who may come in | [`inbound`], [`authorize`](mod@authorize), [`rate_limit`] |
 //! | how patient are we | [`timeout`], [`retry`], [`backoff`], [`failure_accrual`] |
+//! | which endpoint, beyond load | [`balancing`] |
 //! | which settings does a proxy read | [`settings`] |
 //! | which requests are watched | [`tap`] |
 //!
@@ -18,6 +19,7 @@
 
 pub mod authorize;
 pub mod backoff;
+pub mod balancing;
 pub mod cors;
 pub mod endpoints;
 pub mod failure_accrual;
@@ -39,6 +41,7 @@ pub mod timeout;
 pub mod workload_id;
 
 pub use authorize::{Decision, Peer, authorize};
+pub use balancing::Balancing;
 pub use endpoints::{Endpoint, Endpoints};
 pub use inbound::InboundPolicy;
 pub use meta::Meta;

@@ -2,6 +2,7 @@
 
 use crate::{
     Endpoint, Meta,
+    balancing::Balancing,
     failure_accrual::FailureAccrual,
     filter::{GrpcFilter, HttpFilter, TcpFilter},
     name::Authority,
@@ -18,6 +19,25 @@ pub struct OutboundPolicy {
     pub parent: Meta,
     /// What is spoken there, with the routes for it.
     pub protocol: OutboundProtocol,
+}
+
+impl OutboundPolicy {
+    /// Every backend that requests may go to, as often as it is named; none for bytes that are not
+    /// looked into.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        let (http, grpc): (&[HttpRoute], &[GrpcRoute]) = match &self.protocol {
+            // Both versions have the same routes.
+            OutboundProtocol::Detect { http1: http, .. }
+            | OutboundProtocol::Http1(http)
+            | OutboundProtocol::Http2(http) => (&http.routes, &[]),
+            OutboundProtocol::Grpc(grpc) => (&[], &grpc.routes),
+            OutboundProtocol::Opaque(_) | OutboundProtocol::Tls(_) => (&[], &[]),
+        };
+        let http = http.iter().flat_map(|route| &route.route.rules);
+        let grpc = grpc.iter().flat_map(|route| &route.route.rules);
+        let http = http.flat_map(|rule| rule.action.backends.iter());
+        http.chain(grpc.flat_map(|rule| rule.action.backends.iter()))
+    }
 }
 
 /// Protocol of a target.
@@ -138,6 +158,18 @@ pub enum Distribution<F> {
     Random(Vec<(RouteBackend<F>, u32)>),
 }
 
+impl<F> Distribution<F> {
+    /// Every backend, those of weight 0 too.
+    pub fn iter(&self) -> impl Iterator<Item = &Backend> {
+        let (first, random): (&[_], &[_]) = match self {
+            Self::Empty => (&[], &[]),
+            Self::FirstAvailable(backends) => (backends, &[]),
+            Self::Random(backends) => (&[], backends),
+        };
+        first.iter().chain(random.iter().map(|(backend, _)| backend)).map(|b| &*b.backend)
+    }
+}
+
 /// A backend with the filters for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteBackend<F> {
@@ -169,6 +201,8 @@ pub enum BackendTarget {
         authority: Authority,
         /// How load is estimated.
         load: Load,
+        /// What is done beyond that; shared, as it is the same for all backends of a service.
+        balancing: Arc<Balancing>,
     },
     /// It does not exist or cannot be used; requests fail.
     Invalid(Arc<str>),

@@ -2,7 +2,8 @@
 //!
 //! - [`balancer`] is the choice itself, per target and worker, with its parts: [`p2c`] (which of
 //!   two), [`load`] (how slow), [`breaker`] (left alone, by
-//!   [`window`] among others), [`queue`] (who may wait).
+//!   [`window`] among others), [`queue`] (who may wait), [`affinity`] (whose endpoint it is) and
+//!   [`slow_start`] (how much of a share).
 //! - [`Pools`] keeps one [`Balancer`] per authority and settings on a worker, feeds it from
 //!   `worker.directory.endpoints(authority)`, and lets go of it, and of the stream behind it, once
 //!   nobody has used it for the discovery idle time.
@@ -12,13 +13,16 @@
 //! Pools of different kinds of use (HTTP, opaque) are kept apart, since a connection's time to
 //! connect and a request's time to answer do not compare.
 
+pub mod affinity;
 pub mod balancer;
 pub mod breaker;
 pub mod load;
 pub mod p2c;
 pub mod queue;
+pub mod slow_start;
 pub mod window;
 
+pub use affinity::Key;
 pub use balancer::{Balancer, Lease, Penalty, Settings, Updated};
 pub use breaker::Outcome;
 pub use queue::Refusal;
@@ -41,6 +45,7 @@ use rand::Rng;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
 };
@@ -182,7 +187,7 @@ async fn follow<E: 'static>(
     pools(&worker).forget(&pool);
 }
 
-/// The parameters of a balancer for `load` on one side of the proxy.
+/// The parameters of a balancer for `load` on one side of the proxy; with nothing beyond load.
 pub fn settings(
     load: Load,
     queue: Queue,
@@ -196,7 +201,16 @@ pub fn settings(
         }
     };
     let connect_backoff = side.connect_backoff;
-    Settings { load, penalty, queue, accrual: accrual.cloned(), connect_backoff }
+    Settings {
+        load,
+        penalty,
+        queue,
+        accrual: accrual.cloned(),
+        connect_backoff,
+        slow_start: None,
+        affinity: None,
+        owner: None,
+    }
 }
 
 /// The parameters of a balancer whose only endpoint is a known address.
@@ -218,7 +232,8 @@ pub struct Connected {
 /// Endpoints tried for one connection. More would only add to the client's waiting.
 const CONNECT_ATTEMPTS_MAX: usize = 3;
 
-/// Connects to an endpoint of `backend`, chosen by load. For connections, not requests.
+/// Connects to an endpoint of `backend`, chosen by load, or for its `client` where the backend has
+/// affinity. For connections, not requests.
 ///
 /// An endpoint that cannot be reached is left alone and another one tried: nothing has been sent
 /// yet, so this is safe for every protocol. Waits at most for the queue's failfast time and
@@ -226,10 +241,11 @@ const CONNECT_ATTEMPTS_MAX: usize = 3;
 pub async fn connect(
     worker: &Rc<Worker>,
     backend: &Arc<Backend>,
+    client: IpAddr,
     session: Session,
 ) -> Result<Connected, Failure> {
     let outbound = &worker.config.outbound;
-    let (authority, load) = match &backend.target {
+    let (authority, load, balancing) = match &backend.target {
         BackendTarget::Invalid(why) => {
             return Err(Failure::us(What::InvalidPolicy(Arc::clone(why))));
         }
@@ -237,18 +253,24 @@ pub async fn connect(
             let io = Box::pin(dial::dial(worker, endpoint, session)).await?;
             return Ok(Connected { io, endpoint: Arc::clone(endpoint), _lease: None });
         }
-        BackendTarget::Balance { authority, load } => (authority, *load),
+        BackendTarget::Balance { authority, load, balancing } => (authority, *load, balancing),
     };
     let queue = Queue {
         capacity: outbound.tcp_queue_capacity,
         failfast_timeout: outbound.tcp_failfast_timeout,
     };
     // What opaque bytes answer says nothing of failures.
-    let settings = Settings { penalty: None, ..settings(load, queue, None, &outbound.side) };
+    let settings = Settings {
+        penalty: None,
+        slow_start: balancing.slow_start,
+        affinity: balancing.affinity.clone(),
+        ..settings(load, queue, None, &outbound.side)
+    };
+    let key = balancing.affinity.as_ref().and_then(|a| Key::of_connection(a, client));
     let pool = Pools::get(worker, |worker| &worker.balancers, authority, settings, ());
     let mut failed = None;
     for _ in 0..CONNECT_ATTEMPTS_MAX {
-        let mut lease = match pool.balancer.acquire().await {
+        let mut lease = match pool.balancer.acquire_for(key).await {
             Ok(lease) => lease,
             Err(refusal) => return Err(failed.unwrap_or_else(|| refused(refusal, authority))),
         };

@@ -37,7 +37,7 @@ use crate::{
 };
 use discover::{Target, Targets};
 use hauberk_model::{OutboundPolicy, outbound::OutboundProtocol};
-use std::{rc::Rc, sync::Arc};
+use std::{net::IpAddr, rc::Rc, sync::Arc};
 use tokio::time::Instant;
 
 /// Serves one connection to its end. The caller holds the drain guard.
@@ -77,7 +77,8 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
     let protocol = if is_opaque {
         Protocol::Opaque(None)
     } else {
-        protocol(worker, &mut io, &mut sniffed, &target, &policy).await?
+        let client = facts.client.ip();
+        protocol(worker, &mut io, &mut sniffed, &target, &policy, client).await?
     };
     sniffed.give_back(&mut io);
     let labels = Labels::new().with("protocol", protocol.as_str()).parent(&policy.parent);
@@ -139,6 +140,7 @@ async fn protocol(
     sniffed: &mut Sniffed,
     target: &Target,
     policy: &Arc<OutboundPolicy>,
+    client: IpAddr,
 ) -> Result<Protocol, Failure> {
     let routes = match &policy.protocol {
         OutboundProtocol::Opaque(_) => return Ok(Protocol::Opaque(None)),
@@ -150,8 +152,9 @@ async fn protocol(
         OutboundProtocol::Detect { opaque, .. } => opaque,
     };
     let begin = Instant::now();
-    let early =
-        async { opaque::choose(worker, target, policy, routes, Session::Opaque).await.ok() };
+    let early = async {
+        opaque::choose(worker, target, policy, routes, client, Session::Opaque).await.ok()
+    };
     let timeout = worker.config.outbound.side.detect_timeout;
     let decided = Box::pin(detect::protocol(io, sniffed, timeout, early)).await;
     let (result, protocol) = match decided {

@@ -703,6 +703,7 @@ fn an_endpoint_that_fails_quickly_does_not_attract_where_failures_are_penalized(
                     penalty: Duration::from_secs(5),
                     max_retry_after: Duration::from_secs(300),
                 },
+                balancing: Arc::default(),
             };
             list[0].backend = Arc::new(backend);
             mesh.publish([

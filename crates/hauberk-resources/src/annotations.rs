@@ -445,6 +445,24 @@ pub const LOAD_BIASER_MAX_RETRY_AFTER: &str =
     "balancer.alpha.linkerd.io/load-biaser-max-retry-after";
 
 // ---------------------------------------------------------------------------------------
+// Balancing that Linkerd has no words for
+// ---------------------------------------------------------------------------------------
+
+/// On a Service or a route, beside [`FAILURE_ACCRUAL`]: endpoints that stay in use however many
+/// fail.
+pub const FAILURE_ACCRUAL_MIN_READY: &str =
+    "balancer.hauberk.io/failure-accrual-min-ready-endpoints";
+/// On a Service: how long the share of a new endpoint grows before it is a full one.
+pub const SLOW_START: &str = "balancer.hauberk.io/slow-start";
+/// On a Service: what goes to one endpoint: `source`, `header:NAME`, `cookie:NAME`, or `none`.
+pub const AFFINITY: &str = "balancer.hauberk.io/affinity";
+/// On a Service: most that an endpoint may have under way by affinity, as a multiple of the mean
+/// such as `1.25`, or `none`.
+pub const AFFINITY_BOUND: &str = "balancer.hauberk.io/affinity-bound";
+/// On a Service: how long after its last use an endpoint is kept for who has it.
+pub const AFFINITY_MEMORY: &str = "balancer.hauberk.io/affinity-memory";
+
+// ---------------------------------------------------------------------------------------
 // Kubernetes' own
 // ---------------------------------------------------------------------------------------
 

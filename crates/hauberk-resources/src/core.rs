@@ -5,7 +5,7 @@ use crate::{
     view::{Protocol, nullable},
 };
 use serde::Deserialize;
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 /// A namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -60,6 +60,10 @@ struct ServiceSpec {
     #[serde(default, deserialize_with = "nullable")]
     internal_traffic_policy: TrafficScope,
     #[serde(default, deserialize_with = "nullable")]
+    session_affinity: SessionAffinity,
+    #[serde(default, deserialize_with = "nullable")]
+    session_affinity_config: SessionAffinityConfig,
+    #[serde(default, deserialize_with = "nullable")]
     publish_not_ready_addresses: bool,
 }
 
@@ -87,6 +91,32 @@ pub enum TrafficScope {
     /// Only those on the client's own node.
     Local,
 }
+
+/// Whether a client keeps its endpoint (`sessionAffinity`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum SessionAffinity {
+    #[default]
+    None,
+    #[serde(rename = "ClientIP")]
+    ClientIp,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+struct SessionAffinityConfig {
+    #[serde(rename = "clientIP", default, deserialize_with = "nullable")]
+    client_ip: ClientIpConfig,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientIpConfig {
+    #[serde(default)]
+    timeout_seconds: Option<u32>,
+}
+
+/// How long a client keeps its endpoint where the service does not say: three hours (Kubernetes,
+/// `ClientIPConfig.timeoutSeconds`).
+const CLIENT_IP_TIMEOUT_SECONDS: u32 = 10_800;
 
 /// One port of a service. Its target port is not here: slices say which port it became.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -153,6 +183,17 @@ impl Service {
     /// Which endpoints clients inside the cluster may use.
     pub fn internal_traffic(&self) -> TrafficScope {
         self.spec.internal_traffic_policy
+    }
+
+    /// How long after its last use a client keeps its endpoint, if the service is of
+    /// `sessionAffinity: ClientIP`.
+    pub fn client_ip_affinity(&self) -> Option<Duration> {
+        let seconds = self.spec.session_affinity_config.client_ip.timeout_seconds;
+        let seconds = seconds.unwrap_or(CLIENT_IP_TIMEOUT_SECONDS);
+        match self.spec.session_affinity {
+            SessionAffinity::None => None,
+            SessionAffinity::ClientIp => Some(Duration::from_secs(seconds.into())),
+        }
     }
 
     /// Whether pods count as endpoints before they are ready.

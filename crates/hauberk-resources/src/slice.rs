@@ -81,6 +81,11 @@ impl SliceEndpoint {
     pub fn for_zones(&self) -> impl ExactSizeIterator<Item = &str> {
         self.hints.for_zones.iter().map(|zone| &*zone.name)
     }
+
+    /// The nodes whose clients should use the endpoint; empty if there is no hint.
+    pub fn for_nodes(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.hints.for_nodes.iter().map(|node| &*node.name)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -93,11 +98,14 @@ struct EndpointConditions {
 #[serde(rename_all = "camelCase")]
 struct Hints {
     #[serde(default, deserialize_with = "nullable")]
-    for_zones: Vec<ForZone>,
+    for_zones: Vec<Hint>,
+    #[serde(default, deserialize_with = "nullable")]
+    for_nodes: Vec<Hint>,
 }
 
+/// The name of a zone or node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct ForZone {
+struct Hint {
     name: Arc<str>,
 }
 

@@ -21,6 +21,7 @@ use crate::invalid::{Invalid, Required};
 use crate::{filter, meta, route, scalar};
 
 mod backend;
+mod balancing;
 mod distribution;
 mod resilience;
 

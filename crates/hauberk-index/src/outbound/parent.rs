@@ -6,12 +6,13 @@ use super::{
     routes::{catch_all, opaque_catch_all},
 };
 use crate::{
+    balancing,
     derive::Derivation,
     failure_accrual,
     opaque::{self, AppProtocol, app_protocol},
 };
 use hauberk_model::{
-    Authority, Meta, Port, ServiceName,
+    Authority, Balancing, Meta, Port, ServiceName,
     failure_accrual::FailureAccrual,
     filter::{GrpcFilter, HttpFilter, InjectGrpcFailure, InjectHttpFailure, Ratio, TcpFilter},
     meta::ResourceMeta,
@@ -68,12 +69,18 @@ impl<'a> Parent<'a> {
         let namespace = name.namespace.as_str();
         let metadata = service.map(|service| &service.metadata);
         let meta = Meta::service(namespace, &name.name, Some(port));
+        let to = |load: Load, balancing: Balancing| {
+            let target = Balanced { name, port, load, balancing };
+            balance(derivation, meta.clone(), target)
+        };
         let load = metadata.map(failure_accrual::load).unwrap_or_default();
+        let of_requests = service.map(balancing::of_requests).unwrap_or_default();
+        let of_opaque = service.map(balancing::of_opaque).unwrap_or_default();
         Self {
             key: ResourceKey::new(Kind::Service, namespace, name.name.clone()),
             port,
-            request_backend: balance(derivation, meta.clone(), name, port, load),
-            opaque_backend: balance(derivation, meta.clone(), name, port, Load::default()),
+            request_backend: to(load, of_requests),
+            opaque_backend: to(Load::default(), of_opaque),
             limits: metadata.map(Limits::of_parent).unwrap_or_default(),
             target: Target::Service(service),
             meta,
@@ -249,15 +256,32 @@ impl<'a> Parent<'a> {
     }
 }
 
+/// The endpoints of a service's port, with how they are balanced.
+pub(super) struct Balanced<'a> {
+    pub(super) name: &'a ServiceName,
+    pub(super) port: Port,
+    pub(super) load: Load,
+    pub(super) balancing: Balancing,
+}
+
 /// The endpoints of a service, balanced.
 pub(super) fn balance(
     derivation: &Derivation<'_>,
     meta: Meta,
-    name: &ServiceName,
-    port: Port,
-    load: Load,
+    balanced: Balanced<'_>,
 ) -> Arc<Backend> {
-    let fqdn = name.fqdn(&derivation.config.cluster_domain);
-    let target = BackendTarget::Balance { authority: Authority::new(&fqdn, port), load };
+    let Balanced { name, port, load, balancing } = balanced;
+    let authority = Authority::new(&name.fqdn(&derivation.config.cluster_domain), port);
+    let target = BackendTarget::Balance { authority, load, balancing: Arc::new(balancing) };
     Arc::new(Backend { meta, target, queue: Queue::default() })
+}
+
+/// The same backend with the breaker of one route.
+pub(super) fn with_breaker(backend: &Arc<Backend>, breaker: &FailureAccrual) -> Arc<Backend> {
+    let mut own = Backend::clone(backend);
+    if let BackendTarget::Balance { balancing, .. } = &mut own.target {
+        let breaker = Some(breaker.clone());
+        *balancing = Arc::new(Balancing { breaker, ..Balancing::clone(balancing) });
+    }
+    Arc::new(own)
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     derive::Derivation,
+    failure_accrual,
     routes::{Unusable, faults, filters, matches, references::Referrer},
 };
 use hauberk_model::{
@@ -49,6 +50,7 @@ fn http_route(
 ) -> Result<Route<hauberk_model::route::http::HttpMatch, HttpRule>, Unusable> {
     let from = Referrer { kind, namespace: &written.metadata.namespace, parent: &parent.key };
     let faults = faults::http(&written.metadata)?;
+    let breaker = failure_accrual::breaker(&written.metadata);
     let mut rules = Vec::new();
     for rule in written.rules() {
         let limits = Limits::of_route(&written.metadata, request_timeout(rule)?, &parent.limits)?;
@@ -61,6 +63,7 @@ fn http_route(
                 parent,
                 Traffic::Requests,
                 from,
+                breaker.as_ref(),
                 &rule.backend_refs,
                 |derivation, written| http_filters(derivation, from, written),
             ),
@@ -111,6 +114,7 @@ fn grpc_route(
     let namespace = &written.metadata.namespace;
     let from = Referrer { kind: Kind::GrpcRoute, namespace, parent: &parent.key };
     let faults = faults::grpc(&written.metadata)?;
+    let breaker = failure_accrual::breaker(&written.metadata);
     let limits = Limits::of_route(&written.metadata, None, &parent.limits)?;
     let mut rules = Vec::new();
     for rule in written.rules() {
@@ -123,6 +127,7 @@ fn grpc_route(
                 parent,
                 Traffic::Requests,
                 from,
+                breaker.as_ref(),
                 &rule.backend_refs,
                 |derivation, written| grpc_filters(derivation, from, written),
             ),
@@ -202,9 +207,15 @@ fn tcp_backends(
     rule: &TcpRouteRule,
 ) -> Distribution<TcpFilter> {
     let from = Referrer { kind, namespace: &route.namespace, parent: &parent.key };
-    distribution(derivation, parent, Traffic::Opaque, from, &rule.backend_refs, |_, written| {
-        tcp_filters(written)
-    })
+    distribution(
+        derivation,
+        parent,
+        Traffic::Opaque,
+        from,
+        None,
+        &rule.backend_refs,
+        |_, written| tcp_filters(written),
+    )
 }
 
 fn tcp_filters(written: &[RouteFilter]) -> Result<Vec<TcpFilter>, Unusable> {

@@ -318,6 +318,41 @@ fn zone_hints_count_if_every_endpoint_has_one() {
 }
 
 #[test]
+fn node_hints_go_before_zone_hints() {
+    let hints =
+        |nodes: &str, zones: &str| format!(", hints: {{forNodes: [{nodes}], forZones: [{zones}]}}");
+    let (a, b) = ("{name: node-a}", "{name: node-b}");
+    let (east, west) = ("{name: east}", "{name: west}");
+    let first = BOTH.lines().next().expect("two lines");
+    let second = BOTH.lines().nth(1).expect("two lines");
+    let from = format!("{WEB} from node-a");
+    // As the controller writes `PreferSameNode`: both, and the node counts.
+    check(&hinted(&hints(b, east), &hints(a, west)), &from, second);
+    // Nobody is there for the node, or somebody has no hint of a node: the zone counts.
+    check(&hinted(&hints(b, east), &hints(b, west)), &from, first);
+    check(&hinted(&hints("", east), &hints(a, west)), &from, first);
+    // Neither is for this client, or without a node of its own.
+    check(&hinted(&hints(b, west), &hints(b, west)), &from, BOTH);
+    check(&hinted(&hints(a, ""), &hints(b, "")), &from, first);
+    let unknown = BOTH.replace("local}", "unknown}");
+    check(&hinted(&hints(a, east), &hints(b, west)), WEB, &unknown);
+}
+
+#[test]
+fn a_slice_says_on_which_node_an_endpoint_without_a_pod_is() {
+    let local = SERVICE.replace("selector: {app: web}", "internalTrafficPolicy: Local");
+    let entries = [
+        "addresses: ['192.0.2.1'], nodeName: node-a",
+        "addresses: ['192.0.2.2'], nodeName: node-b",
+        "addresses: ['192.0.2.3']",
+    ];
+    let yaml = format!("{NODES}{local}{}", slice(&entries));
+    let one = "192.0.2.1:8080 {zone= zone_locality=unknown}";
+    check(&yaml, &format!("{WEB} from node-a"), one);
+    check(&yaml, WEB, "no endpoints");
+}
+
+#[test]
 fn node_local_traffic_stays_on_the_clients_node_even_if_nobody_is_there() {
     let local = |yaml: String| yaml.replace("selector: {app: web}", "internalTrafficPolicy: Local");
     // Hints do not matter then.

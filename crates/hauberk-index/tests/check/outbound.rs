@@ -132,3 +132,29 @@ fn failure_accrual_and_load_are_asked_for_by_annotation() {
         ),
     );
 }
+
+#[test]
+fn slow_start_and_affinity_are_asked_for_by_annotation() {
+    let yaml = SERVICE.replace(
+        "namespace: ns}",
+        "namespace: ns, annotations: {balancer.hauberk.io/slow-start: 30s, \
+         balancer.hauberk.io/affinity: 'header:x-user'}}",
+    );
+    let to = "to web.ns.svc.cluster.local:80 slow start 30s";
+    let expect = format!(
+        "Service ns/web:80: detect 10s
+         http http []
+         {to} affinity Header(\"x-user\") (Service ns/web:80)
+         opaque opaq
+         {to} (Service ns/web:80)"
+    );
+    check(&yaml, BY_IP, &expect);
+}
+
+#[test]
+fn a_service_that_keeps_its_clients_does_so_for_requests_and_bytes() {
+    let yaml = SERVICE.replace("selector: {app: web}", "sessionAffinity: ClientIP");
+    let to = "to web.ns.svc.cluster.local:80 affinity Source (Service ns/web:80)";
+    let expect = format!("Service ns/web:80: detect 10s\nhttp http []\n{to}\nopaque opaq\n{to}");
+    check(&yaml, BY_IP, &expect);
+}

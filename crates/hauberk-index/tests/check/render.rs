@@ -372,11 +372,25 @@ fn backend_text<F: Debug>(backend: &RouteBackend<F>) -> String {
     assert_eq!(*queue, Default::default(), "queues are Linkerd's");
     let mut text = match target {
         BackendTarget::Forward(endpoint) => format!("{}", endpoint.address),
-        BackendTarget::Balance { authority, load: Load::PeakEwma(ewma) } => {
-            assert_eq!(*ewma, Default::default(), "the average is Linkerd's");
-            format!("{authority}")
+        BackendTarget::Balance { authority, load, balancing } => {
+            let mut text = authority.to_string();
+            match load {
+                Load::PeakEwma(ewma) => {
+                    assert_eq!(*ewma, Default::default(), "the average is Linkerd's");
+                }
+                Load::PenaltyPeakEwma { .. } => text += &format!(" {load:?}"),
+            }
+            if let Some(window) = balancing.slow_start {
+                text += &format!(" slow start {window:?}");
+            }
+            if let Some(affinity) = &balancing.affinity {
+                text += &format!(" affinity {:?}", affinity.key);
+            }
+            if let Some(breaker) = &balancing.breaker {
+                text += &format!(" own breaker {:?}", breaker.kind);
+            }
+            text
         }
-        BackendTarget::Balance { authority, load } => format!("{authority} {load:?}"),
         BackendTarget::Invalid(reason) => format!("invalid: {reason}"),
     };
     let _ = write!(text, " ({meta})");

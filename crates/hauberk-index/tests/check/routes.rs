@@ -456,6 +456,27 @@ fn the_most_specific_kind_of_route_on_a_place_counts() {
 }
 
 #[test]
+fn a_route_may_have_a_breaker_of_its_own() {
+    let asks = "{balancer.linkerd.io/failure-accrual: consecutive, \
+                balancer.linkerd.io/failure-accrual-consecutive-max-failures: '3'}";
+    let own = "own breaker Consecutive { max_failures: 3, backoff: Backoff { min: 1s, max: 60s, \
+               jitter_ratio: 0.5 } }";
+    let with_own = TO_WEB.replace(" (", &format!(" {own} ("));
+    let rules = "rules: [{}, {backendRefs: [{name: web, port: 80}]}]";
+    // The other route, and bytes that are not looked into, go without.
+    let yaml = SERVICE.to_owned() + &annotated(asks, rules) + &http("z", "rules: [{}]");
+    let routes = format!("http HTTPRoute ns/r []\n/*\n{with_own}\n/*\n1 {with_own}");
+    check(&yaml, BY_IP, &detected(&format!("{routes}\n{}", to_itself("z"))));
+    let grpc = annotated(asks, "rules: [{}]").replace("kind: HTTPRoute", "kind: GRPCRoute");
+    let as_grpc = format!("Service ns/web:80: grpc\ngrpc GRPCRoute ns/r\n[]\n{with_own}");
+    check(&(SERVICE.to_owned() + &grpc), BY_IP, &as_grpc);
+    // A bad value drops the group, not the route.
+    let bad = asks.replace("'3'", "many");
+    let yaml = SERVICE.to_owned() + &annotated(&bad, "rules: [{}]");
+    check(&yaml, BY_IP, &detected(&to_itself("r")));
+}
+
+#[test]
 fn a_route_somebody_else_wrote_for_himself_switches_off_none_of_ours() {
     let foreign = grpc("g", "parentRefs: [{group: core, kind: Service, name: web, namespace: ns, port: 80}], rules: [{}]")
         .replace("namespace: ns}\nspec", "namespace: other}\nspec");

@@ -12,9 +12,14 @@
 //!   holds its endpoint until the request is over.
 //! - An endpoint that could not be reached is left alone for a growing time, then tried by one
 //!   request; one that answers badly is left alone by its [`breaker`](super::breaker).
+//! - Where the settings ask for it, an endpoint that joins others begins with a small share
+//!   ([`slow_start`](super::slow_start)), and what has a key goes to the key's endpoint
+//!   ([`affinity`](super::affinity)).
 //!
 //! State belongs to one worker (`Rc`, `Cell`); no lock is taken. Cost of a pick with every endpoint
-//! well: two random draws and two cost readings, about 60 ns, and no allocation.
+//! well: two random draws and two cost readings, about 60 ns, and no allocation. Slow start costs a
+//! look at each endpoint, but only while one is new; affinity does so for each request that has a
+//! key.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -23,7 +28,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_model::Meta;
 use hauberk_model::backoff::Backoff;
+use hauberk_model::balancing::Affinity;
 use hauberk_model::endpoints::{Endpoint, Endpoints};
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
 use hauberk_model::outbound::{PeakEwma, Queue};
@@ -32,10 +39,12 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::affinity::{self, Candidate, Key, Memory, Place};
 use super::breaker::{Breaker, Ended, Outcome};
 use super::load::Load;
 use super::p2c;
 use super::queue::{Gate, Refusal};
+use super::slow_start;
 use crate::http::health::Health;
 
 /// Parameters of a balancer; they do not change while it lives.
@@ -51,6 +60,12 @@ pub struct Settings {
     pub accrual: Option<FailureAccrual>,
     /// How long an endpoint that could not be reached is left alone.
     pub connect_backoff: Backoff,
+    /// How long the share of an endpoint that joins others grows.
+    pub slow_start: Option<Duration>,
+    /// What goes to the same endpoint.
+    pub affinity: Option<Affinity>,
+    /// The route whose breaker this is, so that it shares endpoint states with nobody else.
+    pub owner: Option<Meta>,
 }
 
 /// How long a failed answer is held to have taken.
@@ -76,6 +91,10 @@ struct Shared<E> {
     /// Woken when an endpoint may have become available.
     changed: Notify,
     rng: RefCell<SmallRng>,
+    /// Until when an endpoint is new; only with slow start.
+    warming_until: Cell<Option<Instant>>,
+    /// Which key has which endpoint; only with affinity that remembers.
+    memory: RefCell<Memory>,
 }
 
 /// One endpoint.
@@ -87,6 +106,10 @@ struct Slot<E> {
     breaker: RefCell<Breaker>,
     reach: Cell<Reach>,
     removed: Cell<bool>,
+    /// When it joined others; only with slow start.
+    joined: Option<Instant>,
+    /// Where it stands among scores; only with affinity.
+    place: Place,
 }
 
 /// Whether connections to an endpoint succeed.
@@ -122,6 +145,8 @@ impl<E> Balancer<E> {
             slots: RefCell::default(),
             changed: Notify::new(),
             rng: RefCell::new(SmallRng::seed_from_u64(seed)),
+            warming_until: Cell::default(),
+            memory: RefCell::default(),
         };
         Self { shared: Rc::new(shared) }
     }
@@ -144,6 +169,7 @@ impl<E> Balancer<E> {
     ) -> Updated {
         let mut updated = Updated::default();
         let old = std::mem::take(&mut *self.shared.slots.borrow_mut());
+        let joins_others = !old.is_empty();
         let mut known: HashMap<SocketAddr, Rc<Slot<E>>> =
             old.into_iter().map(|slot| (slot.source.address, slot)).collect();
         let mut slots = Vec::with_capacity(wanted.by_address.len());
@@ -153,12 +179,19 @@ impl<E> Balancer<E> {
             match known.remove(address) {
                 Some(slot) if same(&slot) => slots.push(slot),
                 outdated => {
-                    if let Some(slot) = outdated {
-                        slot.removed.set(true);
-                        updated.removed += 1;
-                    }
                     updated.added += 1;
-                    slots.push(Rc::new(self.slot(source, build(source), now)));
+                    let mut slot = self.slot(source, build(source), now);
+                    slot.joined = match outdated {
+                        // Described otherwise, but the same one.
+                        Some(outdated) => {
+                            outdated.removed.set(true);
+                            updated.removed += 1;
+                            outdated.joined
+                        }
+                        None if joins_others => self.warm_up(now),
+                        None => None,
+                    };
+                    slots.push(Rc::new(slot));
                 }
             }
         }
@@ -179,18 +212,48 @@ impl<E> Balancer<E> {
             breaker: RefCell::new(Breaker::new(self.shared.settings.accrual.as_ref(), now)),
             reach: Cell::new(Reach::Good),
             removed: Cell::new(false),
+            joined: None,
+            place: self
+                .shared
+                .settings
+                .affinity
+                .as_ref()
+                .map_or_else(Place::default, |_| Place::new(source.address)),
         }
+    }
+
+    /// Notes that an endpoint joins others now.
+    fn warm_up(&self, now: Instant) -> Option<Instant> {
+        let window = self.shared.settings.slow_start?;
+        let until = now.checked_add(window)?;
+        self.shared.warming_until.set(self.shared.warming_until.get().max(Some(until)));
+        Some(now)
     }
 
     /// Chooses an endpoint now, or none if none is available.
     pub fn pick(&self, now: Instant) -> Option<Lease<E>> {
+        self.pick_for(None, now)
+    }
+
+    /// Chooses the endpoint of that key now, or one by load if there is no key.
+    pub fn pick_for(&self, key: Option<Key>, now: Instant) -> Option<Lease<E>> {
         let slots = self.shared.slots.borrow();
-        let index = p2c::pick(
-            slots.len(),
-            &mut *self.shared.rng.borrow_mut(),
-            |index| slots[index].is_available(now),
-            |index| slots[index].load.cost(now),
-        )?;
+        let index = match (&self.shared.settings.affinity, key) {
+            (Some(affinity), Some(key)) => self.shared.index_of(&slots, affinity, key, now),
+            _ if self.shared.is_warming(now) => p2c::pick_by_share(
+                slots.len(),
+                &mut *self.shared.rng.borrow_mut(),
+                |index| slots[index].is_available(now),
+                |index| self.shared.share(&slots[index], now),
+                |index| slots[index].load.cost(now),
+            ),
+            _ => p2c::pick(
+                slots.len(),
+                &mut *self.shared.rng.borrow_mut(),
+                |index| slots[index].is_available(now),
+                |index| slots[index].load.cost(now),
+            ),
+        }?;
         let slot = Rc::clone(&slots[index]);
         let probe = slot.breaker.borrow_mut().begin(now);
         let reach = slot.reach.get();
@@ -219,22 +282,27 @@ impl<E> Balancer<E> {
     ///
     /// Cancel-safe: a place in the queue is given back when the future is dropped.
     pub async fn acquire(&self) -> Result<Lease<E>, Refusal> {
+        self.acquire_for(None).await
+    }
+
+    /// The same for a key, if there is one.
+    pub async fn acquire_for(&self, key: Option<Key>) -> Result<Lease<E>, Refusal> {
         let now = Instant::now();
-        match self.pick(now) {
+        match self.pick_for(key, now) {
             Some(lease) => Ok(lease),
             // Boxed: rare, and the future of every request would have to hold it.
-            None => Box::pin(self.park(now)).await,
+            None => Box::pin(self.park(key, now)).await,
         }
     }
 
-    async fn park(&self, now: Instant) -> Result<Lease<E>, Refusal> {
+    async fn park(&self, key: Option<Key>, now: Instant) -> Result<Lease<E>, Refusal> {
         let place = self.shared.gate.enter(now)?;
         let mut now = now;
         loop {
             // Registered before looking, so that no change between the two is missed.
             let mut changed = std::pin::pin!(self.shared.changed.notified());
             changed.as_mut().enable();
-            if let Some(lease) = self.pick(now) {
+            if let Some(lease) = self.pick_for(key, now) {
                 if lease.is_uncertain() {
                     place.tries();
                 }
@@ -284,6 +352,62 @@ impl<E> Balancer<E> {
     pub fn each(&self, mut visit: impl FnMut(&E)) {
         for slot in self.shared.slots.borrow().iter() {
             visit(&slot.endpoint);
+        }
+    }
+}
+
+impl<E> Shared<E> {
+    /// The endpoint of a key. It is remembered where the affinity remembers.
+    fn index_of(
+        &self,
+        slots: &[Rc<Slot<E>>],
+        affinity: &Affinity,
+        key: Key,
+        now: Instant,
+    ) -> Option<usize> {
+        let recalled = affinity.memory.and_then(|kept_for| {
+            let address = self.memory.borrow().recall(key, kept_for, now)?;
+            // Slots are in the order of addresses, as the set is.
+            slots.binary_search_by_key(&address, |slot| slot.source.address).ok()
+        });
+        let is_warming = self.is_warming(now);
+        let candidate = |index: usize| {
+            let slot: &Slot<E> = &slots[index];
+            let share = if is_warming { self.share(slot, now) } else { 1.0 };
+            let candidate = Candidate { place: slot.place, under_way: slot.load.pending(), share };
+            slot.is_available(now).then_some(candidate)
+        };
+        let index = affinity::pick(key, affinity.bound, recalled, slots.len(), candidate)?;
+        // One that is only too busy at the moment keeps its key.
+        let is_kept_elsewhere = recalled.is_some_and(|r| r != index && slots[r].is_available(now));
+        if let Some(kept_for) = affinity.memory
+            && !is_kept_elsewhere
+        {
+            let address = slots[index].source.address;
+            self.memory.borrow_mut().keep(key, address, kept_for, now);
+        }
+        Some(index)
+    }
+
+    /// Whether some endpoint is new.
+    fn is_warming(&self, now: Instant) -> bool {
+        match self.warming_until.get() {
+            None => false,
+            Some(until) if now < until => true,
+            Some(_) => {
+                self.warming_until.set(None);
+                false
+            }
+        }
+    }
+
+    /// The part of its full share that an endpoint gets now.
+    fn share(&self, slot: &Slot<E>, now: Instant) -> f64 {
+        match (slot.joined, self.settings.slow_start) {
+            (Some(joined), Some(window)) => {
+                slow_start::share(now.saturating_duration_since(joined), window)
+            }
+            _ => 1.0,
         }
     }
 }

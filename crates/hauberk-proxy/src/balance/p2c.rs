@@ -35,6 +35,26 @@ pub fn pick(
     }
 }
 
+/// The same where endpoints get a `share` of their full share, 0 to 1: each one that is available
+/// takes part in the draw with that probability. If that leaves none, all that are available do.
+///
+/// Cost: a look at each endpoint, a list, and a draw for each whose share is not the full one.
+pub fn pick_by_share(
+    count: usize,
+    rng: &mut impl Rng,
+    available: impl Fn(usize) -> bool,
+    share: impl Fn(usize) -> f64,
+    cost: impl Fn(usize) -> f64,
+) -> Option<usize> {
+    let mut takes_part = |index| {
+        let share = share(index);
+        share >= 1.0 || rng.random::<f64>() < share
+    };
+    let left: Vec<usize> =
+        (0..count).filter(|&index| available(index) && takes_part(index)).collect();
+    among(&left, rng, &cost).or_else(|| pick_among_available(count, rng, available, cost))
+}
+
 /// The slow path: some endpoint is unavailable, so the draw is made over those that are left.
 fn pick_among_available(
     count: usize,
@@ -43,12 +63,16 @@ fn pick_among_available(
     cost: impl Fn(usize) -> f64,
 ) -> Option<usize> {
     let left: Vec<usize> = (0..count).filter(|&index| available(index)).collect();
-    match left.len() {
-        0 => None,
-        1 => Some(left[0]),
+    among(&left, rng, &cost)
+}
+
+fn among(left: &[usize], rng: &mut impl Rng, cost: &impl Fn(usize) -> f64) -> Option<usize> {
+    match left {
+        [] => None,
+        [only] => Some(*only),
         several => {
-            let (first, second) = draw(several, rng);
-            Some(cheaper(left[first], left[second], &cost))
+            let (first, second) = draw(several.len(), rng);
+            Some(cheaper(left[first], left[second], cost))
         }
     }
 }
@@ -114,6 +138,28 @@ mod tests {
         let counts = counts(5, 6_000, |index| index % 2 == 0, |_| 1.0);
         assert_eq!((counts[1], counts[3]), (0, 0), "seed {SEED:#x}: {counts:?}");
         assert!([0, 2, 4].iter().all(|&i| counts[i].abs_diff(2_000) < 400), "{counts:?}");
+    }
+
+    #[test]
+    fn an_endpoint_gets_its_share_of_a_full_share() {
+        let mut rng = SmallRng::seed_from_u64(SEED);
+        for share in [0.0, 0.1, 0.5, 1.0] {
+            let mut counts = [0; 5];
+            for _ in 0..20_000 {
+                let of = |index| if index == 2 { share } else { 1.0 };
+                counts[pick_by_share(5, &mut rng, |_| true, of, |_| 1.0).unwrap()] += 1;
+            }
+            let fair = 4_000.0 * share;
+            assert!(
+                (f64::from(counts[2]) - fair).abs() < 200.0,
+                "seed {SEED:#x}: {counts:?} with a share of {share}"
+            );
+            let rest = (20_000 - counts[2]) / 4;
+            assert!([0, 1, 3, 4].iter().all(|&i| i32::abs(counts[i] - rest) < 250), "{counts:?}");
+        }
+        let none = |_| 0.0;
+        assert_eq!(pick_by_share(3, &mut rng, |index| index == 1, none, |_| 1.0), Some(1));
+        assert_eq!(pick_by_share(3, &mut rng, |_| false, none, |_| 1.0), None);
     }
 
     #[test]

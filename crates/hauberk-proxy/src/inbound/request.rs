@@ -251,7 +251,8 @@ impl Connection {
             route: table.route(found.route),
         };
         let (required, limits) = (None, None);
-        let attempt = Attempt { balancer, series, required, between, began, patience, limits };
+        let key = None;
+        let attempt = Attempt { balancer, key, series, required, between, began, patience, limits };
         let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
         if let Some(traced) = traced {
             traced.send();

@@ -260,7 +260,7 @@ impl Compiler<'_> {
                 mirrors: self.mirrors(&filters, &labels()),
                 filters,
                 series: Rc::new(families.1.series(labels().backend(&backend.backend.meta))),
-                target: self.target(&backend.backend),
+                target: self.target(&backend.backend, route),
             }
         };
         let backends = match &action.backends {
@@ -321,12 +321,21 @@ impl Compiler<'_> {
         Queue { capacity: side.queue_capacity, failfast_timeout: side.failfast_timeout }
     }
 
-    fn target(&self, backend: &outbound::Backend) -> Target {
+    /// How a backend is reached by the rules of `route`.
+    fn target(&self, backend: &outbound::Backend, route: &Meta) -> Target {
         let side = &self.worker.config.outbound.side;
         let queue = self.queue();
         match &backend.target {
-            BackendTarget::Balance { authority, load } => {
-                let settings = balance::settings(*load, queue, self.accrual, side);
+            BackendTarget::Balance { authority, load, balancing } => {
+                // A route with a breaker of its own has endpoints of its own too, so that what
+                // fails for it is not taken from others.
+                let own = balancing.breaker.as_ref();
+                let settings = Settings {
+                    slow_start: balancing.slow_start,
+                    affinity: balancing.affinity.clone(),
+                    owner: own.map(|_| route.clone()),
+                    ..balance::settings(*load, queue, own.or(self.accrual), side)
+                };
                 let build = EndpointClients { authority: Some(authority.clone()) };
                 Target::Balance(Pools::get(self.worker, http_pools, authority, settings, build))
             }

@@ -152,6 +152,7 @@ async fn send(
         let balancer = &mirror.pool.balancer;
         let attempt = Attempt {
             balancer,
+            key: None,
             series: None,
             required: None,
             between: Between { direction: Direction::Outbound, client, tls, route: &route },

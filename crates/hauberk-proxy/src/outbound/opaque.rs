@@ -23,7 +23,7 @@ use hauberk_model::{
 };
 use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
-use std::{rc::Rc, sync::Arc};
+use std::{net::IpAddr, rc::Rc, sync::Arc};
 
 /// A connection to the endpoint that was chosen, with the route that led there.
 #[derive(Debug)]
@@ -49,7 +49,11 @@ pub async fn serve(
     let policy = target.policy();
     let mut chosen = match chosen {
         Some(chosen) => chosen,
-        None => Box::pin(choose(worker, target, &policy, routes(&policy), Session::Opaque)).await?,
+        None => {
+            let client = facts.client.ip();
+            let routes = routes(&policy);
+            Box::pin(choose(worker, target, &policy, routes, client, Session::Opaque)).await?
+        }
     };
     drop(policy);
     let labels = chosen
@@ -87,16 +91,18 @@ pub async fn choose(
     target: &Target,
     policy: &OutboundPolicy,
     routes: &[OpaqueRoute],
+    client: IpAddr,
     session: Session,
 ) -> Result<Chosen, Failure> {
     if let Some(profile) = target.profile().filter(|profile| !profile.targets.is_empty()) {
-        return split(worker, policy, &profile, session).await;
+        return split(worker, policy, &profile, client, session).await;
     }
     let Some(route) = routes.first() else {
         return Err(Failure::us(What::InvalidPolicy("the policy has no route for TCP".into())));
     };
     let labels = Labels::new().parent(&policy.parent).outbound_route(&route.meta);
-    let connected = follow(worker, &route.meta, &route.filters, &route.backends, session).await?;
+    let filters = &route.filters;
+    let connected = follow(worker, &route.meta, filters, &route.backends, client, session).await?;
     Ok(Chosen { connected, route: labels })
 }
 
@@ -105,6 +111,7 @@ async fn split(
     worker: &Rc<Worker>,
     policy: &OutboundPolicy,
     profile: &Profile,
+    client: IpAddr,
     session: Session,
 ) -> Result<Chosen, Failure> {
     let to_target = |target: &WeightedTarget| {
@@ -114,6 +121,7 @@ async fn split(
             target: BackendTarget::Balance {
                 authority: target.authority.clone(),
                 load: Load::default(),
+                balancing: Arc::default(),
             },
             queue: Queue::default(),
         };
@@ -121,7 +129,7 @@ async fn split(
     };
     let backends = Distribution::Random(profile.targets.iter().map(to_target).collect());
     let meta = profile.profile.clone().unwrap_or_else(|| Meta::default("profile"));
-    let connected = follow(worker, &meta, &[], &backends, session).await?;
+    let connected = follow(worker, &meta, &[], &backends, client, session).await?;
     Ok(Chosen { connected, route: Labels::new().parent(&policy.parent).outbound_route(&meta) })
 }
 
@@ -131,6 +139,7 @@ pub(super) async fn follow(
     route: &Meta,
     filters: &[TcpFilter],
     backends: &Distribution<TcpFilter>,
+    client: IpAddr,
     session: Session,
 ) -> Result<Connected, Failure> {
     apply(filters)?;
@@ -143,7 +152,7 @@ pub(super) async fn follow(
             let mut last =
                 Failure::us(What::InvalidPolicy(format!("{route} has no backend").into()));
             for backend in backends {
-                match to_backend(worker, backend, session).await {
+                match to_backend(worker, backend, client, session).await {
                     Ok(connected) => return Ok(connected),
                     Err(failure) if failure.retryable => last = failure,
                     Err(failure) => return Err(failure),
@@ -154,7 +163,7 @@ pub(super) async fn follow(
         Distribution::Random(backends) => {
             let random = worker.random.borrow_mut().random::<f64>();
             match draw(backends, random) {
-                Some(backend) => to_backend(worker, backend, session).await,
+                Some(backend) => to_backend(worker, backend, client, session).await,
                 None => {
                     let why = format!("every backend of {route} has weight zero");
                     Err(Failure::us(What::InvalidPolicy(why.into())))
@@ -167,11 +176,12 @@ pub(super) async fn follow(
 async fn to_backend(
     worker: &Rc<Worker>,
     backend: &RouteBackend<TcpFilter>,
+    client: IpAddr,
     session: Session,
 ) -> Result<Connected, Failure> {
     apply(&backend.filters)?;
     let backend: &Arc<Backend> = &backend.backend;
-    balance::connect(worker, backend, session).await
+    balance::connect(worker, backend, client, session).await
 }
 
 fn apply(filters: &[TcpFilter]) -> Result<(), Failure> {

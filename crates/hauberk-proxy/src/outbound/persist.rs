@@ -114,9 +114,11 @@ impl Connection {
             }
             let (balancer, is_forward) = backend.balancer()?;
             backend.series.request();
+            let key = self.key(balancer, &head.headers);
             let request = Box::new(Request::from_parts(head, upload.body(&progress)));
             let attempt = Attempt {
                 balancer,
+                key,
                 series: None,
                 required: required.as_ref(),
                 between: self.between(rule),

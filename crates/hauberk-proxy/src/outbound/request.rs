@@ -19,7 +19,7 @@ use hauberk_model::route::http::PathMatch;
 use hauberk_model::{OutboundPolicy, Profile, WorkloadId};
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version as HttpVersion};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version as HttpVersion};
 use rand::Rng;
 use tokio::time::{Instant, sleep_until};
 
@@ -28,12 +28,13 @@ use super::discover::Target;
 use super::mirror::Copies;
 use super::persist::Work;
 use super::retry::{Attempt, Sent, Unanswered};
-use crate::balance::Refusal;
+use crate::balance::{Balancer, Key, Refusal};
 use crate::connection::{Direction, Facts, NoTls, Tls};
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held};
 use crate::http::classify::Break;
+use crate::http::client::Client;
 use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Applied, Filter, Verdict};
@@ -224,10 +225,11 @@ impl Connection {
         backend.series.request();
 
         let (balancer, is_forward) = backend.balancer()?;
+        let key = self.key(balancer, &parts.headers);
         let patience = backend.patience();
         let required = required.as_ref();
         let (between, series, limits) = (self.between(rule), None, None);
-        let attempt = Attempt { balancer, series, required, between, began, patience, limits };
+        let attempt = Attempt { balancer, key, series, required, between, began, patience, limits };
         let request = Box::new(Request::from_parts(parts, body));
         let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
         if let Some(traced) = traced {
@@ -244,6 +246,12 @@ impl Connection {
         let arrived =
             Arrived { sent, held, routes, edits, began, attempted, timer, permit, is_forward };
         Ok(self.deliver(arrived, manner, rule, backend))
+    }
+
+    /// Whose endpoint a request wants, where the backend has affinity.
+    pub(super) fn key(&self, balancer: &Balancer<Client>, headers: &HeaderMap) -> Option<Key> {
+        let affinity = balancer.settings().affinity.as_ref()?;
+        Key::of_request(affinity, headers, self.client.ip())
     }
 
     /// What a tap is told about a request of that rule.

@@ -13,7 +13,7 @@ use hauberk_model::WorkloadId;
 use http::Request;
 use tokio::time::{Instant, timeout_at};
 
-use crate::balance::{Balancer, Lease, Outcome, Refusal};
+use crate::balance::{Balancer, Key, Lease, Outcome, Refusal};
 use crate::http::body::Body;
 use crate::http::classify::{Break, Class};
 use crate::http::client::{Answer, Client, SendError};
@@ -35,6 +35,8 @@ const ATTEMPTS_MAX: usize = 16;
 pub struct Attempt<'a> {
     /// The endpoints.
     pub balancer: &'a Balancer<Client>,
+    /// Whose endpoint is wanted, if it matters.
+    pub key: Option<Key>,
     /// Counters, unless the endpoint has its own.
     pub series: Option<&'a Rc<Series>>,
     /// The identity the endpoint must have.
@@ -108,7 +110,9 @@ impl Attempt<'_> {
         let mut failed: Option<Rc<Failure>> = None;
         for _ in 0..ATTEMPTS_MAX {
             let lease = match (&failed, self.limits) {
-                (None, None) => self.balancer.acquire().await.map_err(Unanswered::Refused)?,
+                (None, None) => {
+                    self.balancer.acquire_for(self.key).await.map_err(Unanswered::Refused)?
+                }
                 // Boxed, since it is rare.
                 (failed, _) => Box::pin(self.acquire(failed.as_ref())).await?,
             };
@@ -135,11 +139,12 @@ impl Attempt<'_> {
     async fn acquire(&self, failed: Option<&Rc<Failure>>) -> Result<Lease<Client>, Unanswered> {
         let acquire = async {
             let Some(failure) = failed else {
-                return self.balancer.acquire().await.map_err(Unanswered::Refused);
+                return self.balancer.acquire_for(self.key).await.map_err(Unanswered::Refused);
             };
             // The time of earlier attempts counts, so that a dead endpoint does not hold a request
             // for longer than a missing one.
-            match timeout_at(self.began + self.patience, self.balancer.acquire()).await {
+            match timeout_at(self.began + self.patience, self.balancer.acquire_for(self.key)).await
+            {
                 Ok(Ok(lease)) => Ok(lease),
                 Ok(Err(_)) | Err(_) => Err(Unanswered::Failed(Rc::clone(failure))),
             }

@@ -46,8 +46,9 @@ pub async fn serve(
         .with("target_ip", facts.original_dst.ip().to_string())
         .with("target_port", facts.original_dst.port().to_string())
         .with("hostname", hostname);
+    let (client, session) = (facts.client.ip(), Session::Opaque);
     let following =
-        opaque::follow(worker, &route.meta, &route.filters, &route.backends, Session::Opaque);
+        opaque::follow(worker, &route.meta, &route.filters, &route.backends, client, session);
     let mut connected = Box::pin(following).await?;
     drop(policy);
     let outbound = &worker.metrics.outbound;

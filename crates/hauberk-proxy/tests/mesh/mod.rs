@@ -224,7 +224,11 @@ pub(crate) fn authority() -> Authority {
 
 /// A route to the service.
 pub(crate) fn route(matches: Vec<hauberk_model::route::http::HttpMatch>) -> HttpRoute {
-    let target = BackendTarget::Balance { authority: authority(), load: Load::default() };
+    let target = BackendTarget::Balance {
+        authority: authority(),
+        load: Load::default(),
+        balancing: Arc::default(),
+    };
     route_by(matches, target)
 }
 

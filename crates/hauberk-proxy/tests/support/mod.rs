@@ -474,7 +474,11 @@ pub fn authority() -> Authority {
 pub fn backend() -> Arc<Backend> {
     Arc::new(Backend {
         meta: Meta::service("test", "server", Port::new(7000)),
-        target: BackendTarget::Balance { authority: authority(), load: Load::default() },
+        target: BackendTarget::Balance {
+            authority: authority(),
+            load: Load::default(),
+            balancing: Arc::default(),
+        },
         queue: Queue::default(),
     })
 }

@@ -14,6 +14,8 @@ use crate::destination::{endpoint_from_wire, endpoint_to_wire};
 use crate::invalid::{Invalid, Required};
 use crate::{meta, scalar};
 
+use super::balancing;
+
 /// How fast a penalty is forgotten; fixed in Linkerd's policy controller too.
 const PENALTY_DECAY: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -23,7 +25,7 @@ const NO_REASON: &str = "backend cannot be used";
 pub(super) fn to_wire(from: &Backend) -> wire::Backend {
     let kind = match &from.target {
         BackendTarget::Forward(endpoint) => Some(Kind::Forward(endpoint_to_wire(endpoint))),
-        BackendTarget::Balance { authority, load } => Some(Kind::Balancer(BalanceP2c {
+        BackendTarget::Balance { authority, load, .. } => Some(Kind::Balancer(BalanceP2c {
             discovery: Some(EndpointDiscovery {
                 kind: Some(endpoint_discovery::Kind::Dst(endpoint_discovery::DestinationGet {
                     path: authority.to_string(),
@@ -33,8 +35,14 @@ pub(super) fn to_wire(from: &Backend) -> wire::Backend {
         })),
         BackendTarget::Invalid(_) => None,
     };
+    let metadata = match &from.target {
+        BackendTarget::Balance { balancing, .. } => {
+            meta::to_wire(&balancing::add(&from.meta, balancing))
+        }
+        BackendTarget::Forward(_) | BackendTarget::Invalid(_) => meta::to_wire(&from.meta),
+    };
     wire::Backend {
-        metadata: Some(meta::to_wire(&from.meta)),
+        metadata: Some(metadata),
         queue: Some(wire::Queue {
             capacity: u32::try_from(from.queue.capacity).unwrap_or(u32::MAX),
             failfast_timeout: scalar::duration_to_wire(from.queue.failfast_timeout),
@@ -44,18 +52,24 @@ pub(super) fn to_wire(from: &Backend) -> wire::Backend {
 }
 
 pub(super) fn from_wire(wire: wire::Backend) -> Result<Backend, Invalid> {
+    let mut meta = meta::from_wire("Backend.metadata", wire.metadata)?;
     let target = match wire.kind {
         None => BackendTarget::Invalid(NO_REASON.into()),
         Some(Kind::Forward(endpoint)) => {
             BackendTarget::Forward(Arc::new(endpoint_from_wire(endpoint)?))
         }
-        Some(Kind::Balancer(balancer)) => BackendTarget::Balance {
-            authority: authority_from_wire(balancer.discovery)?,
-            load: load_from_wire(balancer.load)?,
-        },
+        Some(Kind::Balancer(balancer)) => {
+            let (own, balancing) = balancing::take(meta);
+            meta = own;
+            BackendTarget::Balance {
+                authority: authority_from_wire(balancer.discovery)?,
+                load: load_from_wire(balancer.load)?,
+                balancing: Arc::new(balancing),
+            }
+        }
     };
     Ok(Backend {
-        meta: meta::from_wire("Backend.metadata", wire.metadata)?,
+        meta,
         target,
         queue: wire.queue.map(queue_from_wire).transpose()?.unwrap_or_default(),
     })

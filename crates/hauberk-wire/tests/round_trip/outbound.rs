@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hauberk_model::balancing::{Affinity, AffinityKey, Balancing, Bound};
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
 use hauberk_model::filter::{Delay, HttpFilter, Mirror, PathRewrite, Ratio, TcpFilter, UrlRewrite};
 use hauberk_model::name::{Authority, ServiceName};
@@ -32,8 +33,9 @@ fn backend() -> impl Strategy<Value = Arc<Backend>> {
     ];
     let target = prop_oneof![
         endpoint().prop_map(|endpoint| BackendTarget::Forward(Arc::new(endpoint))),
-        (authority(), load)
-            .prop_map(|(authority, load)| BackendTarget::Balance { authority, load }),
+        (authority(), load, balancing()).prop_map(|(authority, load, balancing)| {
+            BackendTarget::Balance { authority, load, balancing: Arc::new(balancing) }
+        }),
         text().prop_map(BackendTarget::Invalid),
     ];
     let queue = (any::<u32>(), duration()).prop_map(|(capacity, failfast_timeout)| Queue {
@@ -42,6 +44,24 @@ fn backend() -> impl Strategy<Value = Arc<Backend>> {
     });
     (meta(), target, queue)
         .prop_map(|(meta, target, queue)| Arc::new(Backend { meta, target, queue }))
+}
+
+fn balancing() -> impl Strategy<Value = Balancing> {
+    let key = prop_oneof![
+        Just(AffinityKey::Source),
+        "[a-z][a-z0-9-]{0,8}"
+            .prop_map(|name| AffinityKey::Header(name.parse().expect("a header name"))),
+        "[!-:<>-~]{1,8}".prop_map(|name| AffinityKey::Cookie(name.into())),
+    ];
+    let bound = (100..=Bound::MAX_PERCENT)
+        .prop_map(|percent| Bound::from_percent(percent).expect("within bounds"));
+    let affinity = (key, of(bound), of(duration())).prop_map(|(key, bound, memory)| Affinity {
+        key,
+        bound,
+        memory,
+    });
+    (of(duration()), of(affinity), of(accrual()))
+        .prop_map(|(slow_start, affinity, breaker)| Balancing { slow_start, affinity, breaker })
 }
 
 fn distribution<F: std::fmt::Debug + Clone>(

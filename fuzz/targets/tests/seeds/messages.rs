@@ -223,8 +223,11 @@ fn backoff() -> Backoff {
 
 fn outbound_policy() -> OutboundPolicy {
     let backend = |target| Arc::new(Backend { meta: meta(), target, queue: Default::default() });
-    let balance =
-        backend(BackendTarget::Balance { authority: authority(), load: Default::default() });
+    let balance = backend(BackendTarget::Balance {
+        authority: authority(),
+        load: Default::default(),
+        balancing: Arc::default(),
+    });
     let forward = backend(BackendTarget::Forward(Arc::new(endpoint())));
     let http_backend = |backend| RouteBackend { filters: http_filters(), backend };
     let retry = Retry {

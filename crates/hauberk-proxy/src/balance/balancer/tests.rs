@@ -1,4 +1,5 @@
 use super::*;
+use hauberk_model::balancing::{AffinityKey, Bound};
 use hauberk_model::failure_accrual::FailureAccrualKind;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,9 @@ fn settings() -> Settings {
         queue: Queue { capacity: 3, failfast_timeout: 1000 * MS },
         accrual: None,
         connect_backoff: Backoff::new(100 * MS, 1000 * MS, 0.0).unwrap(),
+        slow_start: None,
+        affinity: None,
+        owner: None,
     }
 }
 
@@ -265,4 +269,140 @@ async fn an_endpoint_that_asks_to_be_left_alone_costs_what_it_asks_for() {
     check(bad(Some(1)), 5000 * MS);
     check(bad(Some(20)), 20_000 * MS);
     check(bad(Some(1000)), 60_000 * MS);
+}
+
+const WINDOW: Duration = Duration::from_secs(100);
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_joins_others_begins_with_a_small_share() {
+    let settings = Settings { slow_start: Some(WINDOW), ..settings() };
+    let balancer = balancer(settings, &[1, 2, 3]);
+    // Nobody knows how long the first ones have been there.
+    let counts = run(&balancer, 300, |_| Duration::ZERO).await;
+    assert!(counts.values().all(|n| n.abs_diff(100) < 40), "seed {SEED:#x}: {counts:?}");
+    balancer.update(&endpoints(&[1, 2, 3, 4]), Instant::now(), |e| e.address.port());
+    for (percent, wait) in [(10, 0), (50, 50), (90, 40), (100, 10), (100, 1000)] {
+        tokio::time::advance(Duration::from_secs(wait)).await;
+        // Not one after the other: what an endpoint took does not matter here, only its share.
+        let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
+        for _ in 0..4000 {
+            let mut lease = balancer.pick(Instant::now()).unwrap();
+            *counts.entry(*lease.endpoint()).or_default() += 1;
+            lease.responded(Instant::now());
+        }
+        let fair = 1000 * percent / 100;
+        let got = counts.get(&4).copied().unwrap_or_default();
+        assert!(got.abs_diff(fair) < 150, "seed {SEED:#x}: {counts:?} at {percent} percent");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_endpoint_is_used_in_full_when_it_is_the_only_one_available() {
+    let settings = Settings { slow_start: Some(WINDOW), ..settings() };
+    let balancer = balancer(settings, &[1]);
+    balancer.update(&endpoints(&[1, 2]), Instant::now(), |e| e.address.port());
+    let lease = loop {
+        let lease = balancer.pick(Instant::now()).unwrap();
+        if *lease.endpoint() == 1 {
+            break lease;
+        }
+    };
+    lease.unreachable(Instant::now());
+    for _ in 0..50 {
+        assert_eq!(*balancer.pick(Instant::now()).unwrap().endpoint(), 2);
+    }
+    // One that is described otherwise is no newer for it; one that comes back is.
+    let mut relabelled = endpoints(&[1, 2]);
+    for endpoint in relabelled.by_address.values_mut() {
+        Arc::make_mut(endpoint).weight += 1;
+    }
+    tokio::time::advance(2 * WINDOW).await;
+    balancer.update(&relabelled, Instant::now(), |e| e.address.port());
+    assert_eq!(run(&balancer, 200, |_| MS).await[&2] / 50, 2, "seed {SEED:#x}");
+}
+
+fn sticky(bound: Option<Bound>, memory: Option<Duration>) -> Settings {
+    let affinity = Some(Affinity { key: AffinityKey::Source, bound, memory });
+    Settings { affinity, ..settings() }
+}
+
+fn key(number: u8) -> Option<Key> {
+    let affinity = Affinity { key: AffinityKey::Source, bound: None, memory: None };
+    Key::of_connection(&affinity, [10, 0, 0, number].into())
+}
+
+fn port(balancer: &Balancer<u16>, key: Option<Key>) -> u16 {
+    *balancer.pick_for(key, Instant::now()).unwrap().endpoint()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_keeps_its_endpoint_and_falls_over_while_that_is_unreachable() {
+    let balancer = balancer(sticky(None, None), &[1, 2, 3, 4]);
+    let all: Vec<u16> = (0..100).map(|number| port(&balancer, key(number))).collect();
+    for (number, home) in (0..100).zip(&all) {
+        assert!((0..5).all(|_| port(&balancer, key(number)) == *home));
+    }
+    let lost = all[0];
+    balancer.pick_for(key(0), Instant::now()).unwrap().unreachable(Instant::now());
+    for (number, home) in (0..100).zip(&all) {
+        let now = port(&balancer, key(number));
+        assert!(if *home == lost { now != lost } else { now == *home }, "{number}");
+    }
+    tokio::time::advance(1000 * MS).await;
+    balancer.pick_for(key(0), Instant::now()).unwrap().connected();
+    assert!((0..100).zip(&all).all(|(number, home)| port(&balancer, key(number)) == *home));
+    // Without a key the load decides.
+    let without: std::collections::BTreeSet<u16> =
+        (0..100).map(|_| port(&balancer, None)).collect();
+    assert_eq!(without.len(), 4, "seed {SEED:#x}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_asks_for_too_much_spills_over() {
+    let free = balancer(sticky(None, None), &[1, 2, 3, 4]);
+    let leases: Vec<_> = (0..40).map(|_| free.pick_for(key(1), Instant::now()).unwrap()).collect();
+    let home = *leases[0].endpoint();
+    assert!(leases.iter().all(|lease| *lease.endpoint() == home));
+
+    let bounded = balancer(sticky(Some(Bound::DEFAULT), None), &[1, 2, 3, 4]);
+    let mut counts: BTreeMap<u16, usize> = BTreeMap::new();
+    let mut leases = Vec::new();
+    for total in 1..=40usize {
+        let lease = bounded.pick_for(key(1), Instant::now()).unwrap();
+        let count = counts.entry(*lease.endpoint()).or_default();
+        *count += 1;
+        assert!(*count <= (total * 125).div_ceil(400), "{counts:?}");
+        leases.push(lease);
+    }
+    assert_eq!(counts[&home], 13, "a quarter more than the mean of 10: {counts:?}");
+    drop(leases);
+    assert_eq!(port(&bounded, key(1)), home);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remembered_endpoint_is_kept_when_others_come_until_it_was_unused_for_long() {
+    let few: [u16; 2] = [1, 2];
+    let many: Vec<u16> = (1..=40).collect();
+    let forgetful = balancer(sticky(None, None), &few);
+    let mindful = balancer(sticky(None, Some(WINDOW)), &few);
+    let before: Vec<u16> = (0..100).map(|number| port(&mindful, key(number))).collect();
+    for balancer in [&forgetful, &mindful] {
+        balancer.update(&endpoints(&many), Instant::now(), |e| e.address.port());
+    }
+    let moved = |balancer: &Balancer<u16>| {
+        let moved = |(number, home): &(u8, &u16)| port(balancer, key(*number)) != **home;
+        (0..100).zip(&before).filter(moved).count()
+    };
+    assert!(moved(&forgetful) > 80);
+    tokio::time::advance(WINDOW / 2).await;
+    assert_eq!(moved(&mindful), 0);
+    tokio::time::advance(WINDOW / 2).await;
+    assert_eq!(moved(&mindful), 0, "used meanwhile");
+    tokio::time::advance(WINDOW).await;
+    assert_eq!(moved(&mindful), moved(&forgetful), "unused for as long as that");
+    // One that is gone is forgotten.
+    let home = port(&mindful, key(1));
+    let rest: Vec<u16> = many.into_iter().filter(|port| *port != home).collect();
+    mindful.update(&endpoints(&rest), Instant::now(), |e| e.address.port());
+    assert_ne!(port(&mindful, key(1)), home);
 }

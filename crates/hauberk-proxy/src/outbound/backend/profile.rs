@@ -8,11 +8,12 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use hauberk_model::outbound::{self, BackendTarget, Load};
 use hauberk_model::profile::{Profile, ProfileRoute};
 use hauberk_model::timeout::Timeouts;
-use hauberk_model::{Authority, Meta, OutboundPolicy, Port};
+use hauberk_model::{Authority, Balancing, Meta, OutboundPolicy, Port};
 use http::HeaderValue;
 use tokio::time::Instant;
 
@@ -40,6 +41,7 @@ impl Table {
         let budget = Budget::new(profile.retry_budget.unwrap_or(retries::BUDGET), now);
         let compiler = Profiled {
             compiler: Compiler { worker, parent: &policy.parent, accrual: None },
+            policy,
             profile,
             logical: &logical,
             budget: Rc::new(RefCell::new(budget)),
@@ -56,6 +58,7 @@ impl Table {
 /// What is the same for all routes of a profile.
 struct Profiled<'c> {
     compiler: Compiler<'c>,
+    policy: &'c OutboundPolicy,
     profile: &'c Profile,
     logical: &'c Authority,
     budget: Rc<RefCell<Budget>>,
@@ -94,16 +97,32 @@ impl Profiled<'_> {
         }
     }
 
+    /// What the policy beside the profile says of balancing over `authority`, as profiles have no
+    /// words for it.
+    fn balancing(&self, authority: &Authority) -> Arc<Balancing> {
+        let found = self.policy.backends().find_map(|backend| match &backend.target {
+            BackendTarget::Balance { authority: other, balancing, .. } if other == authority => {
+                Some(Balancing { breaker: None, ..Balancing::clone(balancing) })
+            }
+            _other => None,
+        });
+        found.map(Arc::new).unwrap_or_default()
+    }
+
     fn backends(&self, labels: &Labels) -> Backends {
         let backend = |authority: &Authority, meta: Meta| {
-            let target =
-                BackendTarget::Balance { authority: authority.clone(), load: Load::default() };
+            let target = BackendTarget::Balance {
+                authority: authority.clone(),
+                load: Load::default(),
+                balancing: self.balancing(authority),
+            };
             let target = outbound::Backend { meta, target, queue: outbound::Queue::default() };
+            let route = Meta::default("profile");
             Backend {
                 filters: Vec::new(),
                 mirrors: Vec::new(),
                 series: Rc::new(self.compiler.worker.metrics.http.profile.actual(labels.clone())),
-                target: self.compiler.target(&target),
+                target: self.compiler.target(&target, &route),
             }
         };
         let targets = &self.profile.targets;
