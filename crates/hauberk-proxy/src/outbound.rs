@@ -90,7 +90,7 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
             Ok(())
         }
         Protocol::Opaque(connected) => opaque::serve(worker, io, facts, &target, connected).await,
-        Protocol::Tls => tls::serve(worker, io, facts, &target).await,
+        Protocol::Tls => Box::pin(tls::serve(worker, io, facts, &target)).await,
     }
 }
 

@@ -74,6 +74,7 @@ pub fn row(failure: &Failure) -> Row {
         // The last of these are failures of connections and have no request to answer.
         What::NoCertificate
         | What::InvalidPolicy(_)
+        | What::InvalidBackend(_)
         | What::DirectWithoutIdentity
         | What::DirectWithoutHeader
         | What::NotAGateway

@@ -79,9 +79,12 @@ pub enum What {
     /// The policy forbids it.
     #[error("forbidden by policy")]
     Forbidden,
-    /// The policy could not be understood, or names a backend that does not exist.
+    /// The policy could not be understood.
     #[error("{0}")]
     InvalidPolicy(Arc<str>),
+    /// The policy leads to a backend that cannot be used.
+    #[error("{0}")]
+    InvalidBackend(Arc<str>),
     /// The control plane has not said anything about the target in time.
     #[error("nothing is known about {0} yet")]
     Undiscovered(SocketAddr),
