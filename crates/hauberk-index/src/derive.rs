@@ -10,7 +10,8 @@ use crate::{
     store::Store,
 };
 use hauberk_resources::{
-    EndpointSlice, Kind, Node, ReferenceGrant, Resource, ResourceKey, Service, ServiceProfile,
+    EndpointSlice, ExternalWorkload, Kind, Node, ReferenceGrant, Resource, ResourceKey, Service,
+    ServiceProfile,
     policy::{EgressNetwork, Server},
 };
 use std::{
@@ -92,6 +93,22 @@ impl<'a> Derivation<'a> {
             _ => None,
         });
         slices.collect()
+    }
+
+    /// The external workloads that a service's selector wants. They hang on the same subject as the service's slices
+    /// ([`Self::slices`]), which was read before.
+    pub(crate) fn external_workloads(
+        &self,
+        service: &'a Service,
+    ) -> impl Iterator<Item = (&'a Resource, &'a ExternalWorkload)> + use<'a> {
+        let all = self.store.in_namespace(Kind::ExternalWorkload, &service.metadata.namespace);
+        all.filter_map(move |resource| match &**resource {
+            Resource::ExternalWorkload(external) => {
+                let is_wanted = service.selects(&external.metadata.labels);
+                is_wanted.then_some((&**resource, external))
+            }
+            _ => None,
+        })
     }
 
     /// A workload in a slice that [`Self::slices`] returned.

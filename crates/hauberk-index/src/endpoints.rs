@@ -1,7 +1,9 @@
 //! The endpoints of a service, for one client.
 //!
 //! Slices say which addresses stand behind the service and whether they are ready; pods and
-//! external workloads say how to talk to them.
+//! external workloads say how to talk to them. External workloads that the service selects stand
+//! behind it without a slice too: Linkerd's control plane writes slices for them, which only says
+//! the same in another place.
 
 use crate::{
     answer::{Answer, Refusal},
@@ -16,8 +18,8 @@ use hauberk_model::{
     endpoints::{EndpointTls, Labels},
 };
 use hauberk_resources::{
-    AddressType, EndpointSlice, Pod, Protocol, Resource, ResourceKey, Service, ServiceType,
-    SliceEndpoint, TrafficScope,
+    AddressType, EndpointSlice, ExternalWorkload, IntOrString, Pod, Protocol, Resource,
+    ResourceKey, Service, ServiceType, SliceEndpoint, TrafficScope, annotations,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,10 +60,10 @@ pub(crate) fn answer(derivation: &mut Derivation<'_>, key: &EndpointsKey) -> Ans
     Answer::Endpoints(Arc::new(Endpoints { labels: Arc::new(labels), by_address }))
 }
 
-/// An address of a slice that may become an endpoint.
+/// An address that may become an endpoint.
 struct Candidate<'a> {
-    slice: &'a EndpointSlice,
-    entry: &'a SliceEndpoint,
+    /// Where it is written down; nowhere for external workloads that the service selects.
+    written: Option<(&'a EndpointSlice, &'a SliceEndpoint)>,
     ip: IpAddr,
     port: Port,
     /// The port clients asked for, for the authority of gateways.
@@ -76,7 +78,9 @@ fn candidates<'a>(
     key: &EndpointsKey,
 ) -> Vec<Candidate<'a>> {
     let mut candidates = Vec::new();
+    let mut in_slices = BTreeSet::new();
     for slice in derivation.slices(&service.metadata.namespace, &service.metadata.name) {
+        in_slices.extend(slice.endpoints.iter().filter_map(|entry| workload_behind(slice, entry)));
         let is_usable = match slice.address_type {
             AddressType::Ipv4 => true,
             AddressType::Ipv6 => derivation.config.ipv6,
@@ -101,8 +105,7 @@ fn candidates<'a>(
                 },
             };
             candidates.extend(entry.ips().map(|ip| Candidate {
-                slice,
-                entry,
+                written: Some((slice, entry)),
                 ip,
                 port,
                 asked: key.port,
@@ -110,7 +113,46 @@ fn candidates<'a>(
             }));
         }
     }
+    if key.hostname.is_none() {
+        candidates.extend(selected(derivation, service, key, &in_slices));
+    }
     candidates
+}
+
+/// The external workloads that the service selects and that stand in none of its slices.
+fn selected<'a>(
+    derivation: &Derivation<'a>,
+    service: &'a Service,
+    key: &EndpointsKey,
+    in_slices: &BTreeSet<ResourceKey>,
+) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
+    for (resource, external) in derivation.external_workloads(service) {
+        let behind = resource.key();
+        let is_ready = external.is_ready() || service.publishes_not_ready_addresses();
+        let port = port_of(service, external, key.port);
+        let Some(port) = port.filter(|_| is_ready && !in_slices.contains(&behind)) else {
+            continue;
+        };
+        let usable = |ip: &IpAddr| ip.is_ipv4() || derivation.config.ipv6;
+        candidates.extend(external.ips().into_iter().filter(usable).map(|ip| Candidate {
+            written: None,
+            ip,
+            port,
+            asked: key.port,
+            behind: Some((behind.clone(), resource)),
+        }));
+    }
+    candidates
+}
+
+/// The port of an external workload for a port of the service. A number need not be declared.
+fn port_of(service: &Service, external: &ExternalWorkload, port: Port) -> Option<Port> {
+    let Some(known) = service.tcp_port(port.get()) else { return Some(port) };
+    match known.target_port() {
+        IntOrString::Number(number) => Port::new(number),
+        IntOrString::Name(name) => external.tcp_ports_named(&name).find_map(Port::new),
+    }
 }
 
 /// The port of a slice's endpoints for a port of the service.
@@ -180,9 +222,13 @@ where
     I: ExactSizeIterator<Item = &'h str>,
 {
     let Some(place) = place else { return false };
-    let is_for_us = |candidate: &Candidate<'a>| hints(candidate.entry).any(|hint| hint == place);
-    let all_have_hints = candidates.iter().all(|candidate| hints(candidate.entry).len() > 0);
-    if !all_have_hints || !candidates.iter().any(is_for_us) {
+    let hints = |candidate: &Candidate<'a>| candidate.written.map(|(_, entry)| hints(entry));
+    let is_for_us = |candidate: &Candidate<'a>| {
+        hints(candidate).is_some_and(|mut hints| hints.any(|hint| hint == place))
+    };
+    // What stands in no slice has no hint.
+    let has_hints = |candidate: &Candidate<'a>| hints(candidate).is_some_and(|it| it.len() > 0);
+    if !candidates.iter().all(has_hints) || !candidates.iter().any(is_for_us) {
         return false;
     }
     candidates.retain(is_for_us);
@@ -193,22 +239,23 @@ impl<'a> Candidate<'a> {
     /// Whether it runs on that node: by the slice, which says it for endpoints of every kind, or
     /// else by its pod.
     fn is_on(&self, node: &Arc<str>) -> bool {
-        match &self.behind {
-            _ if !self.entry.node_name.is_empty() => self.entry.node_name == *node,
-            Some((_, Resource::Pod(Pod { spec, .. }))) => spec.node_name == *node,
+        match (self.written, &self.behind) {
+            (Some((_, entry)), _) if !entry.node_name.is_empty() => entry.node_name == *node,
+            (_, Some((_, Resource::Pod(Pod { spec, .. })))) => spec.node_name == *node,
             _ => false,
         }
     }
 
     fn endpoint(&self, derivation: &mut Derivation<'a>, client_zone: Option<&str>) -> Endpoint {
         let address = SocketAddr::new(self.ip, self.port.get());
-        let zone = Some(&*self.entry.zone).filter(|zone| !zone.is_empty());
+        let zone = self.written.map(|(_, entry)| &*entry.zone).filter(|zone| !zone.is_empty());
         let Some((_, workload)) = &self.behind else {
             let zones = Zones { endpoint: zone, client: client_zone };
             return self.endpoint_without_workload(derivation, address, zones);
         };
         let zone = zone.or_else(|| match workload {
             Resource::Pod(pod) => derivation.zone_of_node(&pod.spec.node_name),
+            other if self.written.is_none() => other.metadata().label(annotations::TOPOLOGY_ZONE),
             _ => None,
         });
         let zones = Zones { endpoint: zone, client: client_zone };
@@ -225,10 +272,11 @@ impl<'a> Candidate<'a> {
     ) -> Endpoint {
         let mut endpoint = Endpoint::bare(address);
         zones.label(&mut endpoint.labels);
-        if let Some(remote) = self.slice.metadata.annotation(REMOTE_SERVICE) {
+        let annotation = |name| self.written.and_then(|(slice, _)| slice.metadata.annotation(name));
+        if let Some(remote) = annotation(REMOTE_SERVICE) {
             endpoint.authority_override = Some(format!("{remote}:{}", self.asked).into());
         }
-        let identity = self.slice.metadata.annotation(REMOTE_GATEWAY_IDENTITY);
+        let identity = annotation(REMOTE_GATEWAY_IDENTITY);
         if let Some(identity) = identity.and_then(|identity| identity.parse().ok()) {
             let identity: hauberk_model::WorkloadId = identity;
             let server_name = identity.as_str().into();

@@ -204,8 +204,10 @@ fn announce_indirect(
     changes: &mut Changes,
 ) {
     match resource {
-        Resource::Pod(_) | Resource::ExternalWorkload(_) => {
+        Resource::Pod(_) => announce_workload(store, &resource.key(), changes),
+        Resource::ExternalWorkload(external) => {
             announce_workload(store, &resource.key(), changes);
+            announce_selecting(store, &external.metadata, changes);
         }
         Resource::ReplicaSet(owner) => {
             // Rollouts change the number of replicas all the time; only the owner matters here.
@@ -273,7 +275,24 @@ fn announce_selected(store: &Store, server: &Server, changes: &mut Changes) {
         for workload in store.in_namespace(kind, &server.metadata.namespace) {
             if selects(server, workload) {
                 announce_workload(store, &workload.key(), changes);
+                if let Resource::ExternalWorkload(external) = &**workload {
+                    announce_selecting(store, &external.metadata, changes);
+                }
             }
+        }
+    }
+}
+
+/// Announces the services that select an external workload. Cost: the services of its namespace.
+fn announce_selecting(store: &Store, external: &Metadata, changes: &mut Changes) {
+    for service in store.in_namespace(Kind::Service, &external.namespace) {
+        if let Resource::Service(service) = &**service
+            && service.selects(&external.labels)
+        {
+            changes.announce(Subject::EndpointsOf {
+                namespace: external.namespace.clone(),
+                service: service.metadata.name.clone(),
+            });
         }
     }
 }

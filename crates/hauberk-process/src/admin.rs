@@ -15,7 +15,7 @@
 //! A binary adds its own with [`Admin::with_route`]. The server answers until the process ends, also while it
 //! drains. Bounds: 128 connections, 64 KiB of request body, 10 s for a request to arrive.
 //! Not here: TLS and policy; a proxy that applies them to its admin port terminates the connection
-//! itself and calls [`Admin::serve_connection`].
+//! itself and calls [`Admin::serve_gated`].
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -200,6 +200,26 @@ impl Admin {
     ) where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        self.serve_gated(io, peer, executor, shutdown, |_| Ok(())).await;
+    }
+
+    /// The same, where `gate` decides about each request by its head. What it returns as an error
+    /// is the answer to a request that it turns away, whose body is not read.
+    pub async fn serve_gated<I, G>(
+        self: Arc<Self>,
+        io: I,
+        peer: Option<SocketAddr>,
+        executor: Spawner,
+        shutdown: &Shutdown,
+        gate: G,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        G: Fn(&http::request::Parts) -> Result<(), (StatusCode, &'static str)>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let gate = Arc::new(gate);
         let mut builder = auto::Builder::new(executor);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
         builder
@@ -209,8 +229,14 @@ impl Admin {
             .keep_alive_timeout(REQUEST_TIMEOUT)
             .max_concurrent_streams(32);
         let service = hyper::service::service_fn(move |request| {
-            let admin = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(admin.answer(request, peer).await) }
+            let (admin, gate) = (Arc::clone(&self), Arc::clone(&gate));
+            async move {
+                let (head, body) = http::Request::into_parts(request);
+                Ok::<_, Infallible>(match gate(&head) {
+                    Ok(()) => admin.answer(head, body, peer).await,
+                    Err((status, why)) => text(status, why),
+                })
+            }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let result = tokio::select! {
@@ -228,8 +254,12 @@ impl Admin {
     }
 
     /// Reads the body, within bounds, and answers.
-    async fn answer(&self, request: http::Request<Incoming>, peer: Option<SocketAddr>) -> Response {
-        let (head, body) = request.into_parts();
+    async fn answer(
+        &self,
+        head: http::request::Parts,
+        body: Incoming,
+        peer: Option<SocketAddr>,
+    ) -> Response {
         let body = Limited::new(body, BODY_BYTES_MAX).collect();
         let body = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
             Ok(Ok(body)) => body.to_bytes(),

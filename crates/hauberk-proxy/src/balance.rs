@@ -247,7 +247,7 @@ pub async fn connect(
     let outbound = &worker.config.outbound;
     let (authority, load, balancing) = match &backend.target {
         BackendTarget::Invalid(why) => {
-            return Err(Failure::us(What::InvalidPolicy(Arc::clone(why))));
+            return Err(Failure::us(What::InvalidBackend(Arc::clone(why))));
         }
         BackendTarget::Forward(endpoint) => {
             let io = Box::pin(dial::dial(worker, endpoint, session)).await?;

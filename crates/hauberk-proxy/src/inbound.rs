@@ -15,6 +15,7 @@
 
 pub mod direct;
 pub mod forward;
+pub mod gateway;
 pub mod policy;
 pub mod rate_limit;
 pub mod request;
@@ -246,6 +247,8 @@ fn observe(worker: &Worker, io: &mut Io, facts: &Facts, policy: &Policy) {
 fn error_label(failure: &Failure) -> Option<&'static str> {
     match &failure.what {
         What::Unauthorized => None,
+        What::GatewayDomain(_) => Some("gateway domain invalid"),
+        What::GatewayLoop => Some("gateway loop"),
         What::DetectTimeout => Some("tls detection timeout"),
         What::Connect { .. } | What::ConnectTimeout { .. } | What::Io(_) => Some("i/o"),
         _ => Some("unexpected"),

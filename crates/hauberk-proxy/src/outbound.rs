@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! loop?            refuse
+//! ingress mode?    ingress::serve: by what each request says
 //! discover         what does the control plane say about the original destination   } at the
 //! detect           what do the first bytes say                                       } same time
 //! match protocol   HTTP -> http::serve_outbound, opaque -> opaque::serve, TLS -> tls::serve
@@ -13,6 +14,7 @@
 
 pub mod backend;
 pub mod discover;
+pub mod ingress;
 pub mod mirror;
 pub mod opaque;
 pub mod persist;
@@ -35,7 +37,7 @@ use crate::{
     transport_header::Session,
     worker::Worker,
 };
-use discover::{Target, Targets};
+use discover::{Key, Target, Targets};
 use hauberk_model::{OutboundPolicy, outbound::OutboundProtocol};
 use std::{net::IpAddr, rc::Rc, sync::Arc};
 use tokio::time::Instant;
@@ -59,7 +61,10 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
     if is_loop(worker, facts) {
         return Err(Failure::client(What::Loop(facts.original_dst)));
     }
-    let target = Targets::get(worker, facts.original_dst);
+    if worker.config.outbound.ingress_mode {
+        return Box::pin(ingress::serve(worker, io, facts)).await;
+    }
+    let target = Targets::get(worker, Key::Address(facts.original_dst));
     let mut sniffed = Sniffed::default();
     if let Err(failure) = discover(&target, &mut io, &mut sniffed).await {
         let version = match detect::http(sniffed.bytes()) {
@@ -92,7 +97,7 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
             Ok(())
         }
         Protocol::Opaque(connected) => opaque::serve(worker, io, facts, &target, connected).await,
-        Protocol::Tls => tls::serve(worker, io, facts, &target).await,
+        Protocol::Tls => Box::pin(tls::serve(worker, io, facts, &target)).await,
     }
 }
 

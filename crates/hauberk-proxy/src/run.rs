@@ -159,7 +159,9 @@ impl Proxy {
             admin = admin.with_log_level(log);
         }
         let admin = admin::with_shutdown(admin, config.shutdown_endpoint, tasks.shutdown());
-        let admin = admin::serve(admin_listener, Arc::new(admin), identity.clone(), tasks.clone());
+        let door = admin::Door::new(&config, &directory, Arc::clone(&metrics), bound.admin);
+        let (admin, identity_of_admin) = (Arc::new(admin), identity.clone());
+        let admin = admin::serve(admin_listener, admin, door, identity_of_admin, tasks.clone());
         tasks.spawn("admin", admin);
         if let Some((listener, client)) = tap_listener {
             let (taps, identity, tasks) = (taps.clone(), identity.clone(), tasks.clone());

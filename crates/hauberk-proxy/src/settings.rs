@@ -111,6 +111,8 @@ pub struct Inbound {
     pub ports: PortSet,
     /// Ports that are opaque until the control plane has spoken.
     pub opaque_ports: PortSet,
+    /// Names under which this proxy is a gateway for other proxies; none make it none.
+    pub gateway_suffixes: Suffixes,
     /// Whether metrics of requests carry the authority, whoever sent it.
     pub authority_labels: bool,
     /// Access log, if wanted.

@@ -2,9 +2,9 @@
 
 use crate::{
     metadata::Metadata,
-    view::{Protocol, nullable},
+    view::{IntOrString, Protocol, nullable},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 /// A namespace.
@@ -118,7 +118,7 @@ struct ClientIpConfig {
 /// `ClientIPConfig.timeoutSeconds`).
 const CLIENT_IP_TIMEOUT_SECONDS: u32 = 10_800;
 
-/// One port of a service. Its target port is not here: slices say which port it became.
+/// One port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
@@ -133,6 +133,25 @@ pub struct ServicePort {
     /// What is spoken on the port, such as `http` or `kubernetes.io/h2c`.
     #[serde(default, deserialize_with = "nullable")]
     pub app_protocol: Arc<str>,
+    /// The port behind it, by number or name. Pods' slices say which port it became; external workloads may have none.
+    #[serde(default, deserialize_with = "target_port")]
+    target_port: Option<IntOrString>,
+}
+
+/// A target port that cannot be read, or is zero, counts as not given: slices say what pods have, and a service must
+/// not be lost for it.
+fn target_port<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<IntOrString>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(IntOrString::deserialize(value).ok())
+}
+
+impl ServicePort {
+    /// The port behind it; by default the same number (Kubernetes, `ServicePort.targetPort`).
+    pub fn target_port(&self) -> IntOrString {
+        self.target_port.clone().unwrap_or(IntOrString::Number(self.port))
+    }
 }
 
 impl Service {
@@ -168,6 +187,12 @@ impl Service {
     /// The labels of the pods that stand behind the service; empty if it has no selector.
     pub fn selector(&self) -> &BTreeMap<Arc<str>, Arc<str>> {
         &self.spec.selector
+    }
+
+    /// Whether the service's selector wants something with these labels. A service without a selector wants nothing.
+    pub fn selects(&self, labels: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
+        let selector = self.selector();
+        !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
     /// The TCP port clients use by this number.

@@ -36,7 +36,7 @@ pub(crate) struct Inject {
     /// linkerd-identity-trust-roots of the pod's namespace)
     #[arg(long, value_name = "FILE", requires = "manual")]
     trust_anchors: Option<PathBuf>,
-    /// Outbound requests go where their authority says, as ingress controllers need
+    /// Outbound requests go where their `l5d-dst-override` says, as ingress controllers need
     #[arg(long)]
     ingress: bool,
     #[command(flatten)]

@@ -192,3 +192,30 @@ fn opaque_ports_hold_outside_too() {
         &format!("EgressNetwork client/e:3306: opaque\nopaque tcp-egress-allow\n{to}"),
     );
 }
+
+#[test]
+fn tls_routes_of_an_egress_network_go_by_server_names_and_the_policy_comes_last() {
+    let route = "---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TLSRoute
+metadata: {name: r, namespace: client}
+spec:
+  hostnames: [api.example.org, '*.shops.example']
+  parentRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: e, port: 443}]
+  rules: [{backendRefs: [{group: policy.linkerd.io, kind: EgressNetwork, name: e}]}]
+";
+    let to = "to 198.51.100.1:443 (EgressNetwork client/e:443)";
+    let expect = |policy: &str, filters: &str| {
+        format!(
+            "EgressNetwork client/e:443: tls
+             tls TLSRoute client/r [Exact(\"api.example.org\"), Suffix(\".shops.example\")] []
+             1 {to}
+             tls tls-egress-{policy} [] [{filters}]
+             {to}"
+        )
+    };
+    for (written, policy, filters) in [("Deny", "deny", "Forbidden"), ("Allow", "allow", "")] {
+        let network = egress("e", "client", &format!("trafficPolicy: {written}"));
+        check(&(network + route), OUTSIDE, &expect(policy, filters));
+    }
+}

@@ -57,6 +57,22 @@ fn a_pod_without_a_proxy_promises_nothing() {
 }
 
 #[test]
+fn a_pod_on_the_nodes_network_is_dialled_as_it_is() {
+    // The injector leaves such pods alone, so there is no proxy to promise anything for.
+    let pod = PodText {
+        is_meshed: false,
+        ip: "192.168.0.1",
+        spec: "hostNetwork: true",
+        ..Default::default()
+    };
+    check(
+        &web(&[pod]),
+        WEB,
+        "192.168.0.1:8080 {pod=web-1 serviceaccount=web zone= zone_locality=unknown}",
+    );
+}
+
+#[test]
 fn a_pod_of_another_control_plane_has_a_proxy_but_no_identity_for_us() {
     let yaml = web(&[PodText::default()])
         .replace("linkerd.io/control-plane-ns: linkerd", "linkerd.io/control-plane-ns: other");
@@ -443,6 +459,75 @@ fn an_external_workload_is_reached_through_its_proxy_by_its_own_identity() {
         WEB,
         "no endpoints",
     );
+}
+
+#[test]
+fn external_workloads_that_a_service_selects_stand_behind_it_without_a_slice() {
+    let machine = MACHINE.replace("metadata: {", "metadata: {labels: {app: web}, ");
+    let yaml = format!("{SERVICE}{machine}");
+    let labels = "{external_workload=machine-1 fleet=f zone= zone_locality=unknown}";
+    let tls = "tls spiffe://root.example/machine sni machine.example";
+    let expect = format!("192.0.2.7:8080 h2 via 5143 {tls} {labels}");
+    check(&yaml, WEB, &expect);
+
+    // By the port that the service means, whether its target is a name or a number.
+    check(
+        &yaml.replace("targetPort: http", "targetPort: 9090"),
+        WEB,
+        &expect.replace("8080", "9090"),
+    );
+    check(&yaml.replace(", targetPort: http", ""), WEB, &expect.replace("8080", "80"));
+    check(&yaml.replace("targetPort: http", "targetPort: other"), WEB, "no endpoints");
+
+    for (change, to) in [
+        ("status: 'True'", "status: 'False'"),
+        ("app: web}, name: machine", "app: db}, name: machine"),
+        ("name: machine-1, namespace: ns", "name: machine-1, namespace: other"),
+        ("  selector: {app: web}\n", ""),
+        ("192.0.2.7", "2001:db8::7"),
+    ] {
+        assert!(yaml.contains(change), "{change}");
+        check(&yaml.replace(change, to), WEB, "no endpoints");
+    }
+    let early = yaml
+        .replace("status: 'True'", "status: 'False'")
+        .replace("selector: {app: web}", "selector: {app: web}\n  publishNotReadyAddresses: true");
+    check(&early, WEB, &expect);
+
+    // Pods and machines side by side.
+    let pods = meshed("web-1", "10.1.0.1") + &slice(&[&entry("web-1", "10.1.0.1")]);
+    let pod = format!("10.1.0.1:8080 h2 via 4143 tls web.ns {LABELS}");
+    check(&format!("{yaml}{pods}"), WEB, &format!("{pod}\n{expect}"));
+
+    // A slice that somebody wrote for it says all there is to say.
+    let reference =
+        "addresses: ['192.0.2.8'], targetRef: {kind: ExternalWorkload, name: machine-1}";
+    let written = format!("{yaml}{}", slice(&[reference]));
+    check(&written, WEB, &expect.replace("192.0.2.7", "192.0.2.8"));
+
+    let zoned = format!(
+        "{NODES}{}",
+        yaml.replace("labels: {app: web}", "labels: {app: web, topology.kubernetes.io/zone: east}")
+    );
+    let expect = expect.replace("zone= zone_locality=unknown", "zone=east zone_locality=local");
+    check(&zoned, &format!("{WEB} from node-a"), &expect);
+}
+
+#[test]
+fn a_machine_of_both_families_is_reached_by_the_one_that_is_switched_on() {
+    let machine = MACHINE
+        .replace("metadata: {", "metadata: {labels: {app: web}, ")
+        .replace("[{ip: 192.0.2.7}]", "[{ip: 192.0.2.7}, {ip: '2001:db8::7'}]");
+    let yaml = format!("{SERVICE}{machine}");
+    let expect = |address: &str| {
+        format!(
+            "{address}:8080 h2 via 5143 tls spiffe://root.example/machine sni machine.example \
+             {{external_workload=machine-1 fleet=f zone= zone_locality=unknown}}"
+        )
+    };
+    check(&yaml, WEB, &expect("192.0.2.7"));
+    let config = ClusterConfig { ipv6: true, ..Default::default() };
+    check_with(config, &yaml, WEB, &expect("[2001:db8::7]"));
 }
 
 #[test]

@@ -164,11 +164,15 @@ fn fields(rng: &mut SmallRng, kind: Kind) -> (String, Value) {
         | Kind::Job => (name(one(rng, &["x", "y"])), json!({})),
         Kind::ExternalWorkload => (
             name("machine"),
-            json!({"spec": {
-                "meshTLS": {"identity": one(rng, &["m.example", "spiffe://m/x"]), "serverName": "m"},
-                "ports": [{"name": "http", "port": port(rng)}],
-                "workloadIPs": [{"ip": one(rng, &POD_IPS)}],
-            }}),
+            json!({
+                "metadata": {"labels": {"app": one(rng, &["web", "db"])}},
+                "spec": {
+                    "meshTLS": {"identity": one(rng, &["m.example", "spiffe://m/x"]), "serverName": "m"},
+                    "ports": [{"name": "http", "port": port(rng)}],
+                    "workloadIPs": [{"ip": one(rng, &POD_IPS)}],
+                },
+                "status": {"conditions": [{"type": "Ready", "status": one(rng, &["True", "False"])}]},
+            }),
         ),
         Kind::Server => server(rng),
         Kind::ServerAuthorization => {
@@ -296,6 +300,7 @@ fn service(rng: &mut SmallRng) -> (String, Value) {
             "type": if rng.random_bool(0.1) { "ExternalName" } else { "ClusterIP" },
             "clusterIP": one(rng, &["None", SERVICE_IPS[0], SERVICE_IPS[1], SERVICE_IPS[2]]),
             "internalTrafficPolicy": one(rng, &["Cluster", "Cluster", "Local"]),
+            "selector": {"app": one(rng, &["web", "db"])},
             "ports": [{"name": "http", "port": port(rng), "appProtocol": maybe(rng, json!(protocol))}],
         },
     });

@@ -210,7 +210,7 @@ settings! {
     INBOUND_IPS: Ips, unset;
     /// Names forwarded as a gateway; unset is no gateway.
     INBOUND_GATEWAY_SUFFIXES: Suffixes, unset;
-    /// Choose outbound targets by the request's authority, as ingress controllers need.
+    /// Route requests by their `l5d-dst-override`, as ingress controllers need.
     INGRESS_MODE: Boolean, "false";
     /// Leave diagnostic headers out of responses made here; unset follows INGRESS_MODE.
     OUTBOUND_DISABLE_INFORMATIONAL_HEADERS: Boolean, unset;

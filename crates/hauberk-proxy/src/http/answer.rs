@@ -13,7 +13,9 @@
 //! | connection to the endpoint failed | 502 | 14 | yes | `i/o` |
 //! | connecting took too long | 504 | 4 | yes | `i/o` |
 //! | a connection that would come back to us | 502 | 14 | yes | `i/o` |
-//! | no certificate, policy not understood | 500 | 13 | yes | `unexpected` |
+//! | a gateway to something that we are none for | 404 | 5 | no | `gateway domain invalid` |
+//! | a gateway's own request comes back | 508 | 10 | yes | `gateway loop` |
+//! | no certificate, policy not understood, a service named by a header does not exist | 500 | 13 | yes | `unexpected` |
 //!
 //! As linkerd2-proxy v2 answers. Shape: no body; `l5d-proxy-error` says why; gRPC is answered with
 //! 200, trailers-only. The informational headers are sent to meshed peers (inbound) or always
@@ -71,12 +73,17 @@ pub fn row(failure: &Failure) -> Row {
         What::Connect { .. } | What::Handshake { .. } | What::Io(_) | What::Loop(_) => {
             row(StatusCode::BAD_GATEWAY, 14, true, Some("i/o"))
         }
+        What::GatewayDomain(_) => {
+            row(StatusCode::NOT_FOUND, 5, false, Some("gateway domain invalid"))
+        }
+        What::GatewayLoop => row(StatusCode::LOOP_DETECTED, 10, true, Some("gateway loop")),
         // The last of these are failures of connections and have no request to answer.
         What::NoCertificate
         | What::InvalidPolicy(_)
+        | What::InvalidBackend(_)
+        | What::Unknown(_)
         | What::DirectWithoutIdentity
         | What::DirectWithoutHeader
-        | What::NotAGateway
         | What::NotOurs(_)
         | What::NoServerName
         | What::DetectTimeout => {
@@ -200,7 +207,11 @@ mod tests {
         check(What::ProfileTimeout, 504, "4", true);
         check(What::IdentityRequired { required: "a.b".into() }, 502, "14", false);
         check(What::FailFast("web:80".into()), 504, "4", true);
-        check(What::Undiscovered(address), 504, "4", true);
+        check(What::Undiscovered(crate::control::Target::Address(address)), 504, "4", true);
+        let name = hauberk_model::Authority::new("web", hauberk_model::Port::new(80).unwrap());
+        check(What::Unknown(name.clone()), 500, "13", true);
+        check(What::GatewayDomain(name), 404, "5", false);
+        check(What::GatewayLoop, 508, "10", true);
         check(What::Shed, 503, "14", true);
         check(What::ConnectTimeout { address, timeout }, 504, "4", true);
         check(What::Connect { address, error: io() }, 502, "14", true);

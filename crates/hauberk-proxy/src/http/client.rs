@@ -33,7 +33,7 @@ use hauberk_model::Endpoint;
 use hauberk_model::endpoints::ProtocolHint;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, oneshot};
@@ -496,11 +496,19 @@ fn http1_builder() -> http1::Builder {
     http1::Builder::new()
 }
 
-/// Asks for `authority` instead of what the request names (gateways of other clusters).
+/// Asks for `authority` instead of what the request names (gateways of other clusters). A target in origin form stays
+/// so: the application would see the difference.
 fn override_authority(request: &mut Request<Body>, authority: &Authority) {
-    let headers = request.headers_mut();
-    headers.remove(HOST);
-    headers.remove(L5D_DST_CANONICAL);
+    request.headers_mut().remove(L5D_DST_CANONICAL);
+    if request.version() == Version::HTTP_2 {
+        request.headers_mut().remove(HOST);
+    } else {
+        let host = HeaderValue::from_str(authority.as_str()).expect("an authority is printable");
+        request.headers_mut().insert(HOST, host);
+        if !headers::is_absolute_form(request.uri()) {
+            return;
+        }
+    }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.authority = Some(authority.clone());
     parts.scheme.get_or_insert(Scheme::HTTP);

@@ -3,7 +3,8 @@
 //! A [`Failure`] says what went wrong, on whose account, and whether trying again (elsewhere) makes sense. It is never
 //! found again by downcasting. Opaque connections log and count it; HTTP answers it by one table.
 
-use hauberk_model::WorkloadId;
+use crate::control;
+use hauberk_model::{Authority, WorkloadId};
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 /// On whose account a failure goes.
@@ -79,12 +80,18 @@ pub enum What {
     /// The policy forbids it.
     #[error("forbidden by policy")]
     Forbidden,
-    /// The policy could not be understood, or names a backend that does not exist.
+    /// The policy could not be understood.
     #[error("{0}")]
     InvalidPolicy(Arc<str>),
+    /// The policy leads to a backend that cannot be used.
+    #[error("{0}")]
+    InvalidBackend(Arc<str>),
     /// The control plane has not said anything about the target in time.
     #[error("nothing is known about {0} yet")]
-    Undiscovered(SocketAddr),
+    Undiscovered(control::Target),
+    /// A request names a target that the control plane does not know (ingress mode).
+    #[error("there is no service {0}, which l5d-dst-override asks for")]
+    Unknown(Authority),
     /// No route of the policy is for this request.
     #[error("no route found")]
     NoRoute,
@@ -109,9 +116,12 @@ pub enum What {
     /// A direct connection needs the transport header.
     #[error("direct connections require the transport header")]
     DirectWithoutHeader,
-    /// We were asked to be a gateway to another service.
-    #[error("this proxy is no gateway")]
-    NotAGateway,
+    /// We were asked to be a gateway to something that we are none for.
+    #[error("this proxy is no gateway to {0}")]
+    GatewayDomain(Authority),
+    /// A gateway was asked for what it had asked for itself.
+    #[error("this gateway has passed the request on before")]
+    GatewayLoop,
     /// The connection was for an address that this pod does not have.
     #[error("{0} is not an address of this pod")]
     NotOurs(SocketAddr),

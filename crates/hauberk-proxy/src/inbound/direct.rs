@@ -1,8 +1,8 @@
 //! Connections to our own port: another proxy, with a transport header.
 //!
 //! Mesh TLS with a client identity and the header's ALPN are required. The header names the application's port; the
-//! policy of that port decides. A header with a name asks us to be a gateway to another cluster's service, which is
-//! refused here.
+//! policy of that port decides. A header with a name asks us to be a gateway to that service: see
+//! [`gateway`](super::gateway).
 
 use crate::{
     connection::{Facts, Tls},
@@ -11,7 +11,7 @@ use crate::{
         self, Version,
         failure::{Failure, What},
     },
-    inbound::{forward, policy::Policies},
+    inbound::{forward, gateway, policy::Policies},
     io::Io,
     telemetry::labels::Labels,
     tls::accept::{self, Offer},
@@ -19,7 +19,7 @@ use crate::{
     worker::Worker,
 };
 use hauberk_identity::Alpn;
-use hauberk_model::Port;
+use hauberk_model::{Authority, Port};
 use std::{io, net::SocketAddr, rc::Rc};
 
 /// Serves a direct connection to its end.
@@ -27,16 +27,15 @@ pub async fn serve(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), Fail
     let timeout = worker.config.inbound.side.detect_timeout;
     let opened = tokio::time::timeout(timeout, Box::pin(open(worker, io))).await;
     let (mut io, client, header) = opened.map_err(|_| Failure::client(What::DetectTimeout))??;
-    let facts = Facts {
-        original_dst: SocketAddr::new(facts.original_dst.ip(), header.port),
-        tls: client,
-        ..facts
-    };
+    let facts = Facts { tls: client, ..facts };
     count(worker, &facts, &header);
-    if header.name.is_some() {
-        return Err(Failure::client(What::NotAGateway));
-    }
     let port = Port::new(header.port).expect("a header's port is not zero");
+    if let Some(name) = &header.name {
+        let wanted = Authority::new(name, port);
+        return Box::pin(gateway::serve(worker, io, facts, wanted, header.session)).await;
+    }
+    let facts =
+        Facts { original_dst: SocketAddr::new(facts.original_dst.ip(), header.port), ..facts };
     let policy = Policies::get(worker, port);
     super::observe(worker, &mut io, &facts, &policy);
     match header.session {

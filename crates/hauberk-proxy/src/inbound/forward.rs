@@ -50,22 +50,37 @@ pub async fn serve(
     policy: &Policy,
     early: Option<Io>,
 ) -> Result<(), Failure> {
+    let copying = async {
+        let mut application = match early {
+            Some(application) => application,
+            None => Box::pin(connect(worker, facts.original_dst)).await?,
+        };
+        let copied = copy::both_ways(&mut io, &mut application).await;
+        copied.map_err(|error| Failure::peer(What::Io(error)))
+    };
+    // Pinned here, so that the connection's task holds it once.
+    tokio::pin!(copying);
+    while_authorized(worker, facts, policy, copying).await
+}
+
+/// Does `work` if the client may have the connection, as long as it may.
+pub async fn while_authorized(
+    worker: &Worker,
+    facts: &Facts,
+    policy: &Policy,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     // Watching begins before the first check, so that no change between the two is missed.
     let mut changes = policy.watch();
     check(worker, facts, policy)?;
-    let mut application = match early {
-        Some(application) => application,
-        None => Box::pin(connect(worker, facts.original_dst)).await?,
-    };
-    let copying = copy::both_ways(&mut io, &mut application);
-    tokio::pin!(copying);
+    tokio::pin!(work);
     loop {
         tokio::select! {
-            result = &mut copying => return result.map_err(|error| Failure::peer(What::Io(error))),
+            result = &mut work => return result,
             changed = changes.changed() => {
                 if changed.is_err() {
                     // Nobody will publish a change any more; what is known stays.
-                    return copying.await.map_err(|error| Failure::peer(What::Io(error)));
+                    return work.await;
                 }
             }
         }

@@ -83,11 +83,13 @@ impl Policies {
         }
     }
 
-    /// Begins to watch the ports that the settings list, and keeps them.
+    /// Begins to watch the ports that the settings list, and a gateway's own, and keeps them.
     pub fn watch_listed(worker: &Rc<Worker>) {
-        let ports = worker.config.inbound.ports.ranges();
-        for port in ports.flat_map(|range| range.first().get()..=range.last().get()).take(PORTS_MAX)
-        {
+        let inbound = &worker.config.inbound;
+        let ports = inbound.ports.ranges();
+        let ports = ports.flat_map(|range| range.first().get()..=range.last().get());
+        let gateway = Some(inbound.listen.port()).filter(|_| !inbound.gateway_suffixes.is_empty());
+        for port in gateway.into_iter().chain(ports).take(PORTS_MAX) {
             let port = Port::new(port).expect("a range of ports has no zero");
             let policy = worker.policies.ask(worker, port);
             let entry = Entry { policy, used_at: Instant::now(), is_kept: true };
@@ -147,6 +149,12 @@ async fn sweep(worker: Rc<Worker>) {
             return;
         }
     }
+}
+
+/// The policy of the settings for a port, until the control plane has spoken.
+pub fn until_known(config: &Config, port: Port) -> InboundPolicy {
+    let is_opaque = config.inbound.opaque_ports.contains(port);
+    default_policy(config, is_opaque || config.inbound.default_policy == DefaultPolicy::Deny)
 }
 
 /// The policy of the settings: everything may be spoken by those whom the default lets in.

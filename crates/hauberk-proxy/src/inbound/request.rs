@@ -33,6 +33,7 @@ use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::gateway::Gateway;
 use super::policy::Policy;
 use super::rate_limit::{Limiter, Scope};
 use crate::balance::{self, Balancer};
@@ -46,11 +47,12 @@ use crate::http::exchange::End;
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
 use crate::http::headers;
-use crate::http::incoming::{Incoming, StreamError};
+use crate::http::incoming::Incoming;
 use crate::http::orig_proto;
 use crate::http::routes::{Routes, host_of};
 use crate::http::server::{self, Answered, Control};
 use crate::io::Io;
+use crate::outbound::request::Refused;
 use crate::outbound::retry::{Attempt, Unanswered};
 use crate::telemetry::access_log::Entry;
 use crate::telemetry::http::Series;
@@ -69,14 +71,14 @@ pub struct Applications {
 
 /// The application on one port: an endpoint set of one.
 #[derive(Debug)]
-struct Application {
+pub struct Application {
     balancer: Balancer<Client>,
     used: Cell<Instant>,
 }
 
 /// A compiled inbound policy.
 #[derive(Debug)]
-struct Table {
+pub(crate) struct Table {
     policy: Arc<InboundPolicy>,
     routes: Kind,
     limit: Option<(Arc<RateLimit>, Rc<Limiter>)>,
@@ -90,12 +92,33 @@ enum Kind {
     None,
 }
 
+/// Where requests go once they are let in.
+pub enum Onward {
+    /// To the application beside us.
+    Application(Rc<Application>),
+    /// To another service, because we are its gateway.
+    Gateway(Box<Gateway>),
+}
+
 /// Serves a connection to the application.
 pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, policy: Policy, version: Version) {
+    let onward = Onward::Application(Applications::get(&worker, facts.original_dst));
+    serve_onward(worker, io, facts, policy, version, onward).await;
+}
+
+/// Serves a connection whose requests go `onward`.
+pub async fn serve_onward(
+    worker: Rc<Worker>,
+    io: Io,
+    facts: Facts,
+    policy: Policy,
+    version: Version,
+    onward: Onward,
+) {
     let control = Rc::new(Control::default());
     let client_id = facts.client_id().and_then(|id| HeaderValue::from_str(id.as_str()).ok());
     let connection = Rc::new(Connection {
-        application: Applications::get(&worker, facts.original_dst),
+        onward,
         worker: Rc::clone(&worker),
         is_meshed: facts.client_id().is_some(),
         client_id,
@@ -120,7 +143,7 @@ struct Connection {
     policy: Policy,
     version: Version,
     control: Rc<Control>,
-    application: Rc<Application>,
+    onward: Onward,
     is_meshed: bool,
     client_id: Option<HeaderValue>,
     /// Counters by route and authorization under the policy seen last.
@@ -142,19 +165,6 @@ struct Counters {
     allow: Counter,
     of_route: Rc<RouteSeries>,
     series: Rc<Series>,
-}
-
-/// Why a request is not answered by the application.
-enum Refused {
-    Failed(Rc<Failure>),
-    Answered(Box<Response<Body>>),
-    Reset(StreamError),
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Refused::Failed(Rc::new(failure))
-    }
 }
 
 impl Connection {
@@ -238,10 +248,23 @@ impl Connection {
             Verdict::Fail(failure) => return Err(failure.into()),
         }
         self.limit(&table, began)?;
+        let application = match &self.onward {
+            Onward::Application(application) => application,
+            Onward::Gateway(gateway) => {
+                // The outbound side counts it from here on, and holds a place of its own.
+                drop(permit);
+                let request = Request::from_parts(parts, body);
+                let (facts, control) = (&self.facts, &self.control);
+                let passing = gateway.pass_on(worker, facts, request, manner, control);
+                let mut response = Box::pin(passing).await?;
+                filter::apply_to_response(filters, response.headers_mut());
+                return Ok(response);
+            }
+        };
         counters.of_route.request();
 
-        let balancer = &self.application.balancer;
-        self.application.used.set(began);
+        let balancer = &application.balancer;
+        application.used.set(began);
         let series = Some(&counters.series);
         let patience = balancer.settings().queue.failfast_timeout;
         let between = Between {
@@ -430,7 +453,8 @@ impl Connection {
 }
 
 impl Table {
-    fn new(policy: Arc<InboundPolicy>, known: Option<&Table>, workers: usize) -> Self {
+    /// Compiles `policy`; what has been used of a rate limit that `known` had too is kept.
+    pub(crate) fn new(policy: Arc<InboundPolicy>, known: Option<&Table>, workers: usize) -> Self {
         let http = |routes: &[hauberk_model::inbound::HttpRoute]| {
             let routes = routes.iter();
             Kind::Http(Routes::new(
@@ -459,7 +483,8 @@ impl Table {
         Self { policy, routes, limit }
     }
 
-    fn find(&self, parts: &Parts) -> Option<Found> {
+    /// The best rule for a request.
+    pub(crate) fn find(&self, parts: &Parts) -> Option<Found> {
         let header = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let authority = parts.uri.authority().map(|authority| authority.as_str()).or_else(header);
         let host = host_of(authority.unwrap_or(""));
@@ -499,12 +524,13 @@ impl Table {
         }
     }
 
-    fn route(&self, at: usize) -> &Meta {
+    /// The name of a route.
+    pub(crate) fn route(&self, at: usize) -> &Meta {
         self.of_route(at).map_or(&self.policy.server, |(meta, _)| meta)
     }
 
     /// Who may use a route: who may use the server, and who may use the route.
-    fn authorizations(&self, route: usize) -> impl Iterator<Item = &Authorization> {
+    pub(crate) fn authorizations(&self, route: usize) -> impl Iterator<Item = &Authorization> {
         let own = self.of_route(route).map_or(&[][..], |(_, authorizations)| authorizations);
         self.policy.authorizations.iter().chain(own)
     }

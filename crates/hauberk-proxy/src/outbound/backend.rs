@@ -445,7 +445,7 @@ impl Backend {
         match &self.target {
             Target::Balance(pool) => Ok((&pool.balancer, false)),
             Target::Forward(forward) => Ok((&forward.balancer, true)),
-            Target::Invalid(why) => Err(Failure::us(What::InvalidPolicy(Arc::clone(why)))),
+            Target::Invalid(why) => Err(Failure::us(What::InvalidBackend(Arc::clone(why)))),
         }
     }
 

@@ -1,4 +1,5 @@
-//! What is known of an original destination, shared by all its connections on one worker.
+//! What is known of a target, shared by all its connections on one worker. Most targets are original destinations;
+//! ingress mode and gateways have targets by name.
 //!
 //! Asking costs a look-up in this worker's map; only the first connection to a target asks the control plane. What is
 //! unused for the discovery idle timeout is forgotten, and its streams end with it; not while the control plane is away,
@@ -12,10 +13,10 @@ use crate::{
     worker::Worker,
 };
 use hauberk_model::{
-    Endpoint, Meta, OutboundPolicy, Profile,
+    Authority, Endpoint, Meta, OutboundPolicy, Profile,
     outbound::{
-        Backend, BackendTarget, Distribution, HttpPolicy, HttpRoute, OpaqueRoute, OutboundProtocol,
-        Queue, RouteBackend, RuleAction,
+        Backend, BackendTarget, Distribution, HttpPolicy, HttpRoute, Load, OpaqueRoute,
+        OutboundProtocol, Queue, RouteBackend, RuleAction,
     },
     route::{Route, Rule},
     timeout::Timeouts,
@@ -37,14 +38,54 @@ const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Targets a worker remembers. More are served, but not remembered beyond their connections.
 const TARGETS_MAX: usize = 10_000;
 
-/// An original destination with everything that is known of it.
+/// By what, and for whom, a target is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// Where an application dialled.
+    Address(SocketAddr),
+    /// What a request asks for by a header (ingress mode).
+    Name(Authority),
+    /// What another proxy asks us to be the gateway to. The profile counts before the policy (linkerd2-proxy v2).
+    Gateway(Authority),
+}
+
+impl Key {
+    /// What the control plane is asked for.
+    pub fn question(&self) -> control::Target {
+        match self {
+            Self::Address(address) => control::Target::Address(*address),
+            Self::Name(name) | Self::Gateway(name) => control::Target::Name(name.clone()),
+        }
+    }
+
+    /// The port of the service or address.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Address(address) => address.port(),
+            Self::Name(name) | Self::Gateway(name) => name.port().get(),
+        }
+    }
+
+    /// Whether there may be a profile. What a gateway may be asked for is checked before.
+    fn has_profile(&self, config: &Outbound) -> bool {
+        match self {
+            Self::Address(address) => {
+                config.profile_networks.iter().any(|net| net.contains(&address.ip()))
+            }
+            Self::Name(name) => config.profile_suffixes.contains(name.host()),
+            Self::Gateway(_) => true,
+        }
+    }
+}
+
+/// A target with everything that is known of it.
 ///
 /// Held by connections as `Rc`; as long as somebody holds it, or it was used within the discovery idle timeout, the
 /// knowledge stays fresh.
 #[derive(Debug)]
 pub struct Target {
-    /// Where applications dialled.
-    pub address: SocketAddr,
+    /// By what it is known.
+    pub key: Key,
     /// What HTTP keeps for this target (compiled routes, pools).
     pub http: http::TargetState,
     policy: Live<OutboundPolicy>,
@@ -60,11 +101,11 @@ struct Synthesised {
 }
 
 impl Target {
-    fn new(address: SocketAddr, directory: &Directory, config: &Outbound) -> Self {
-        let question = control::Target::Address(address);
-        let has_profile = config.profile_networks.iter().any(|net| net.contains(&address.ip()));
+    fn new(key: Key, directory: &Directory, config: &Outbound) -> Self {
+        let question = key.question();
+        let has_profile = key.has_profile(config);
         Self {
-            address,
+            key,
             http: http::TargetState::default(),
             policy: directory.outbound_policy(&question),
             profile: has_profile.then(|| directory.profile(&question)),
@@ -75,10 +116,12 @@ impl Target {
     /// Waits until the control plane has spoken about this target.
     ///
     /// # Errors
-    /// [`What::Undiscovered`] if it does not in time, or if the question could not be asked.
+    /// [`What::Undiscovered`] if it does not in time, or if the question could not be asked; for names,
+    /// [`What::Unknown`] and [`What::GatewayDomain`] if there is no such thing: unlike an address, a name leads nowhere
+    /// by itself.
     pub async fn discovered(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + DISCOVERY_TIMEOUT;
-        let undiscovered = || Failure::us(What::Undiscovered(self.address));
+        let undiscovered = || Failure::us(What::Undiscovered(self.key.question()));
         let mut policy = self.policy.clone();
         let answered = policy.wait_for(|lookup| !lookup.is_pending());
         match tokio::time::timeout_at(deadline, answered).await {
@@ -90,7 +133,30 @@ impl Target {
             // The policy says all that is needed; a profile that is late is done without.
             let _ = tokio::time::timeout_at(deadline, control::known(&mut profile)).await;
         }
-        Ok(())
+        match &self.key {
+            Key::Address(_) => Ok(()),
+            Key::Name(_) if self.policy.borrow().as_known().is_some() || self.leads() => Ok(()),
+            Key::Name(name) => Err(Failure::client(What::Unknown(name.clone()))),
+            Key::Gateway(_) if self.leads() => Ok(()),
+            Key::Gateway(name) => Err(Failure::client(What::GatewayDomain(name.clone()))),
+        }
+    }
+
+    /// Whether the profile says where to go.
+    fn leads(&self) -> bool {
+        self.profile().is_some_and(|profile| profile.name.is_some() || profile.endpoint.is_some())
+    }
+
+    /// Whether requests go by `profile` and not by the policy: where it has routes or a split; at gateways, and where
+    /// there is no policy for a name, always (linkerd2-proxy v2).
+    pub fn goes_by(&self, profile: &Profile) -> bool {
+        let overrides = !profile.routes.is_empty() || !profile.targets.is_empty();
+        let instead = match &self.key {
+            Key::Address(_) => false,
+            Key::Name(_) => self.policy.borrow().as_known().is_none(),
+            Key::Gateway(_) => true,
+        };
+        profile.name.is_some() && (overrides || instead)
     }
 
     /// The policy in force now. The same `Arc` until something changes, so that what is compiled from it can be kept.
@@ -103,7 +169,7 @@ impl Target {
         match &*synthesised {
             Some(known) if same(&known.from, &profile) => Arc::clone(&known.policy),
             _ => {
-                let policy = Arc::new(synthesise(self.address, profile.as_deref()));
+                let policy = Arc::new(synthesise(&self.key, profile.as_deref()));
                 let made = Synthesised { from: profile, policy: Arc::clone(&policy) };
                 *synthesised = Some(made);
                 policy
@@ -138,17 +204,31 @@ fn same(a: &Option<Arc<Profile>>, b: &Option<Arc<Profile>>) -> bool {
 }
 
 /// The policy for a target that the control plane has none for: to the endpoint that its profile names, else to the
-/// address itself in plaintext; nothing is retried and no endpoint is held to be broken (linkerd2-proxy does so).
-fn synthesise(address: SocketAddr, profile: Option<&Profile>) -> OutboundPolicy {
-    let endpoint = profile.and_then(|profile| profile.endpoint.clone());
-    let name = if profile.is_some() { "endpoint" } else { "fallback" };
+/// address itself in plaintext; nothing is retried and no endpoint is held to be broken (linkerd2-proxy does so). A
+/// name leads to the endpoints of the Service that its profile names.
+fn synthesise(key: &Key, profile: Option<&Profile>) -> OutboundPolicy {
+    let name = match (key, profile) {
+        (Key::Gateway(_), _) => "gateway",
+        (_, Some(_)) => "endpoint",
+        (_, None) => "fallback",
+    };
     let meta = Meta::default(name);
-    let endpoint = endpoint.unwrap_or_else(|| Arc::new(Endpoint::bare(address)));
-    let backend = Arc::new(Backend {
-        meta: meta.clone(),
-        target: BackendTarget::Forward(endpoint),
-        queue: Queue::default(),
-    });
+    let endpoint = profile.and_then(|profile| profile.endpoint.clone());
+    let service = profile.and_then(|profile| profile.name.as_deref());
+    let target = match (endpoint, key, service) {
+        (Some(endpoint), _, _) => BackendTarget::Forward(endpoint),
+        (None, Key::Address(address), _) => {
+            BackendTarget::Forward(Arc::new(Endpoint::bare(*address)))
+        }
+        (None, Key::Name(name) | Key::Gateway(name), Some(service)) => BackendTarget::Balance {
+            authority: Authority::new(service, name.port()),
+            load: Load::default(),
+        },
+        (None, Key::Name(name) | Key::Gateway(name), None) => {
+            BackendTarget::Invalid(format!("nothing is known of {name} any more").into())
+        }
+    };
+    let backend = Arc::new(Backend { meta: meta.clone(), target, queue: Queue::default() });
     let http = http_policy(&meta, &backend);
     let opaque = OpaqueRoute {
         meta: meta.clone(),
@@ -184,7 +264,7 @@ fn http_policy(meta: &Meta, backend: &Arc<Backend>) -> HttpPolicy {
 #[derive(Debug)]
 pub struct Targets {
     idle_timeout: Duration,
-    known: RefCell<HashMap<SocketAddr, Entry>>,
+    known: RefCell<HashMap<Key, Entry>>,
     is_swept: Cell<bool>,
 }
 
@@ -204,21 +284,21 @@ impl Targets {
         }
     }
 
-    /// What is known of `address`; asks the control plane if it is nothing.
-    pub fn get(worker: &Rc<Worker>, address: SocketAddr) -> Rc<Target> {
+    /// What is known of the target `key`; asks the control plane if it is nothing.
+    pub fn get(worker: &Rc<Worker>, key: Key) -> Rc<Target> {
         let targets = &worker.targets;
         let mut known = targets.known.borrow_mut();
         let now = Instant::now();
-        if let Some(entry) = known.get_mut(&address) {
+        if let Some(entry) = known.get_mut(&key) {
             entry.used_at = now;
             return Rc::clone(&entry.target);
         }
-        let target = Rc::new(Target::new(address, &worker.directory, &worker.config.outbound));
+        let target = Rc::new(Target::new(key.clone(), &worker.directory, &worker.config.outbound));
         if known.len() >= TARGETS_MAX {
             forget_idle(&mut known, now, Duration::ZERO);
         }
         if known.len() < TARGETS_MAX {
-            known.insert(address, Entry { target: Rc::clone(&target), used_at: now });
+            known.insert(key, Entry { target: Rc::clone(&target), used_at: now });
         }
         if !targets.is_swept.replace(true) {
             worker.tasks.spawn_local("targets", sweep(Rc::clone(worker)));
@@ -257,7 +337,7 @@ async fn sweep(worker: Rc<Worker>) {
     }
 }
 
-fn forget_idle(known: &mut HashMap<SocketAddr, Entry>, now: Instant, idle_timeout: Duration) {
+fn forget_idle(known: &mut HashMap<Key, Entry>, now: Instant, idle_timeout: Duration) {
     known.retain(|_, entry| {
         if Rc::strong_count(&entry.target) > 1 {
             entry.used_at = now;

@@ -21,7 +21,7 @@ use hauberk_model::{
     },
     profile::WeightedTarget,
 };
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::{counter::Counter, family::Family};
 use rand::Rng;
 use std::{net::IpAddr, rc::Rc, sync::Arc};
 
@@ -49,31 +49,83 @@ pub async fn serve(
     let policy = target.policy();
     let mut chosen = match chosen {
         Some(chosen) => chosen,
-        None => {
-            let client = facts.client.ip();
-            let routes = routes(&policy);
-            Box::pin(choose(worker, target, &policy, routes, client, Session::Opaque)).await?
-        }
+        None => Box::pin(choose_or_count(worker, facts, target, &policy)).await?,
     };
     drop(policy);
-    let labels = chosen
-        .route
-        .clone()
-        .with("target_ip", facts.original_dst.ip().to_string())
-        .with("target_port", facts.original_dst.port().to_string());
     let outbound = &worker.metrics.outbound;
-    outbound.tcp_route_open.get_or_create(&labels).inc();
-    let closed = |error: &'static str| -> Counter {
-        outbound.tcp_route_close.get_or_create_owned(&labels.clone().with("error", error))
-    };
+    let (open, close) = (&outbound.tcp_route_open, &outbound.tcp_route_close);
+    let passing = Passing::new(open, close, to(chosen.route.clone(), facts));
     let result = copy::both_ways(&mut io, &mut chosen.connected.io).await;
-    closed(if result.is_ok() { "" } else { "unexpected" }).inc();
-    result.map_err(|error| Failure::peer(What::Io(error)))
+    let result = result.map_err(|error| Failure::peer(What::Io(error)));
+    passing.end(result.as_ref().err());
+    result
+}
+
+/// [`choose`], where a failure counts as a connection of the route that was to be followed.
+async fn choose_or_count(
+    worker: &Rc<Worker>,
+    facts: &Facts,
+    target: &Target,
+    policy: &OutboundPolicy,
+) -> Result<Chosen, Failure> {
+    let (client, routes) = (facts.client.ip(), routes(policy));
+    let chosen = choose(worker, target, policy, routes, client, Session::Opaque).await;
+    if let (Err(failure), Some(labels)) = (&chosen, labels(target, policy)) {
+        let outbound = &worker.metrics.outbound;
+        let (open, close) = (&outbound.tcp_route_open, &outbound.tcp_route_close);
+        Passing::new(open, close, to(labels, facts)).end(Some(failure));
+    }
+    chosen
+}
+
+/// Labels of the route that [`choose`] follows; none if there is no route.
+fn labels(target: &Target, policy: &OutboundPolicy) -> Option<Labels> {
+    let labels = Labels::new().parent(&policy.parent);
+    match target.profile().filter(|profile| !profile.targets.is_empty()) {
+        Some(profile) => Some(labels.outbound_route(&meta(&profile))),
+        None => routes(policy).first().map(|route| labels.outbound_route(&route.meta)),
+    }
+}
+
+fn to(labels: Labels, facts: &Facts) -> Labels {
+    labels
+        .with("target_ip", facts.original_dst.ip().to_string())
+        .with("target_port", facts.original_dst.port().to_string())
+}
+
+/// A connection that follows a route, counted when it begins and when it ends.
+pub(super) struct Passing<'m> {
+    close: &'m Family<Labels, Counter>,
+    labels: Labels,
+}
+
+impl<'m> Passing<'m> {
+    /// Counts the beginning.
+    pub(super) fn new(
+        open: &Family<Labels, Counter>,
+        close: &'m Family<Labels, Counter>,
+        labels: Labels,
+    ) -> Self {
+        open.get_or_create(&labels).inc();
+        Self { close, labels }
+    }
+
+    /// Counts the end, with the names that linkerd2-proxy v2 has for failures.
+    pub(super) fn end(self, failure: Option<&Failure>) {
+        let error = match failure.map(|failure| &failure.what) {
+            None => "",
+            Some(What::Forbidden) => "forbidden",
+            Some(What::InvalidBackend(_)) => "invalid_backend",
+            Some(What::InvalidPolicy(_)) => "invalid_policy",
+            Some(_) => "unexpected",
+        };
+        self.close.get_or_create(&self.labels.with("error", error)).inc();
+    }
 }
 
 /// The opaque routes of a policy. A policy that has turned to pure HTTP while the connection was found to be opaque
 /// has none, and the connection fails.
-fn routes(policy: &OutboundPolicy) -> &[OpaqueRoute] {
+pub(super) fn routes(policy: &OutboundPolicy) -> &[OpaqueRoute] {
     match &policy.protocol {
         OutboundProtocol::Detect { opaque, .. } | OutboundProtocol::Opaque(opaque) => opaque,
         OutboundProtocol::Http1(_)
@@ -128,9 +180,13 @@ async fn split(
         (RouteBackend { filters: Vec::new(), backend: Arc::new(backend) }, target.weight)
     };
     let backends = Distribution::Random(profile.targets.iter().map(to_target).collect());
-    let meta = profile.profile.clone().unwrap_or_else(|| Meta::default("profile"));
+    let meta = meta(profile);
     let connected = follow(worker, &meta, &[], &backends, client, session).await?;
     Ok(Chosen { connected, route: Labels::new().parent(&policy.parent).outbound_route(&meta) })
+}
+
+fn meta(profile: &Profile) -> Meta {
+    profile.profile.clone().unwrap_or_else(|| Meta::default("profile"))
 }
 
 /// Applies filters, picks a backend and connects to one of its endpoints.

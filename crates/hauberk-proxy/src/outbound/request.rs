@@ -71,13 +71,9 @@ struct Known {
 /// Serves a connection of the application.
 pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>, version: Version) {
     let control = Rc::new(Control::default());
-    let connection = Rc::new(Connection {
-        worker: Rc::clone(&worker),
-        client: facts.client,
-        target,
-        version,
-        control: Rc::clone(&control),
-    });
+    let connection =
+        Connection::new(Rc::clone(&worker), facts.client, target, version, Rc::clone(&control));
+    let connection = Rc::new(connection);
     let settings = &worker.config.outbound.side.http2_server;
     server::serve(&worker, io, version, settings, control, move |request| {
         let connection = Rc::clone(&connection);
@@ -87,7 +83,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>,
 }
 
 /// What the requests of one connection share.
-pub(super) struct Connection {
+pub struct Connection {
     pub(super) worker: Rc<Worker>,
     pub(super) client: std::net::SocketAddr,
     target: Rc<Target>,
@@ -96,7 +92,7 @@ pub(super) struct Connection {
 }
 
 /// Why a request is not answered by its backend.
-pub(super) enum Refused {
+pub enum Refused {
     /// By a response made up for the failure.
     Failed(Rc<Failure>),
     /// By a response a filter made up.
@@ -129,7 +125,19 @@ pub(super) struct Arrived {
 }
 
 impl Connection {
-    async fn answer(&self, mut request: Request<Incoming>) -> Answered {
+    /// For requests of `client` to `target`, on a connection that `control` is of.
+    pub fn new(
+        worker: Rc<Worker>,
+        client: std::net::SocketAddr,
+        target: Rc<Target>,
+        version: Version,
+        control: Rc<Control>,
+    ) -> Self {
+        Self { worker, client, target, version, control }
+    }
+
+    /// Answers a request of the application, come what may.
+    pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Answered {
         let began = Instant::now();
         let http_version = request.version();
         if self.version == Version::Http1
@@ -166,7 +174,8 @@ impl Connection {
         Ok(response)
     }
 
-    async fn pass_on(
+    /// Sends a request to where its route leads.
+    pub async fn pass_on(
         &self,
         request: Request<Incoming>,
         manner: Manner,
@@ -358,9 +367,10 @@ impl Connection {
             return Ok(Rc::clone(&known.table));
         }
         let profile = self.target.profile();
-        let port = self.target.address.port();
+        let port = self.target.key.port();
         let of_profile = profile
             .as_ref()
+            .filter(|profile| self.target.goes_by(profile))
             .and_then(|profile| Table::of_profile(&self.worker, &policy, profile, port));
         match of_profile.or_else(|| Table::new(&self.worker, &policy, self.version)) {
             Some(table) => {
@@ -377,10 +387,10 @@ impl Connection {
         }
     }
 
-    fn refuse(&self, failure: &Failure, manner: Manner) -> Response<Body> {
+    pub(super) fn refuse(&self, failure: &Failure, manner: Manner) -> Response<Body> {
         let row = answer::row(failure);
         tracing::debug!(
-            client = %self.client, target = %self.target.address, error = %failure,
+            client = %self.client, target = %self.target.key.question(), error = %failure,
             "request answered by the proxy"
         );
         if let Some(label) = row.label {

@@ -6,7 +6,10 @@ use crate::{
     detect::Sniffed,
     http::failure::{Failure, What},
     io::Io,
-    outbound::{discover::Target, opaque},
+    outbound::{
+        discover::Target,
+        opaque::{self, Passing},
+    },
     telemetry::labels::Labels,
     tls::client_hello::{self, Hello},
     transport_header::Session,
@@ -46,17 +49,21 @@ pub async fn serve(
         .with("target_ip", facts.original_dst.ip().to_string())
         .with("target_port", facts.original_dst.port().to_string())
         .with("hostname", hostname);
+    let outbound = &worker.metrics.outbound;
+    let passing = Passing::new(&outbound.tls_route_open, &outbound.tls_route_close, labels);
     let (client, session) = (facts.client.ip(), Session::Opaque);
     let following =
         opaque::follow(worker, &route.meta, &route.filters, &route.backends, client, session);
-    let mut connected = Box::pin(following).await?;
-    drop(policy);
-    let outbound = &worker.metrics.outbound;
-    outbound.tls_route_open.get_or_create(&labels).inc();
-    let result = copy::both_ways(&mut io, &mut connected.io).await;
-    let error = if result.is_ok() { "" } else { "unexpected" };
-    outbound.tls_route_close.get_or_create(&labels.with("error", error)).inc();
-    result.map_err(|error| Failure::peer(What::Io(error)))
+    let result = match Box::pin(following).await {
+        Ok(mut connected) => {
+            drop(policy);
+            let copied = copy::both_ways(&mut io, &mut connected.io).await;
+            copied.map_err(|error| Failure::peer(What::Io(error)))
+        }
+        Err(failure) => Err(failure),
+    };
+    passing.end(result.as_ref().err());
+    result
 }
 
 async fn server_name(io: &mut Io, sniffed: &mut Sniffed) -> Result<String, Failure> {

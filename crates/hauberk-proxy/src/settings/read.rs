@@ -187,6 +187,8 @@ fn inbound(reader: &mut Reader<'_>) -> Option<Inbound> {
     let opaque_ports = reader
         .read(table::INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION, value::ports)
         .unwrap_or_default();
+    let gateway_suffixes =
+        reader.read(table::INBOUND_GATEWAY_SUFFIXES, value::suffixes).unwrap_or_default();
     let authority_labels = reader.read(table::INBOUND_METRICS_AUTHORITY_LABELS, |text| {
         let is_unsafe = text.eq_ignore_ascii_case("unsafe");
         is_unsafe.then_some(true).ok_or(BadValue { expected: "unsafe", got: text.to_owned() })
@@ -205,6 +207,7 @@ fn inbound(reader: &mut Reader<'_>) -> Option<Inbound> {
         cluster_networks,
         ports,
         opaque_ports,
+        gateway_suffixes,
         authority_labels: authority_labels.unwrap_or(false),
         access_log,
     })
@@ -479,6 +482,8 @@ mod tests {
             (table::INBOUND_PORTS, "80,443"),
             (table::OUTBOUND_CONNECT_KEEPALIVE, "10000ms"),
             (table::OUTBOUND_DETECT_TIMEOUT, "365d"),
+            (table::INBOUND_GATEWAY_SUFFIXES, "svc.cluster.local."),
+            (table::INGRESS_MODE, "true"),
             ("LINKERD2_PROXY_SOMETHING_NEW", "whatever"),
         ]);
         let config = read(&environment, 4).unwrap();
@@ -489,6 +494,8 @@ mod tests {
         assert_eq!(config.outbound.side.detect_timeout, Duration::from_secs(365 * 24 * 60 * 60));
         assert!(config.destination.identity.is_some());
         assert!(config.policy.identity.is_none());
+        assert!(config.inbound.gateway_suffixes.contains("web.default.svc.cluster.local"));
+        assert!(config.outbound.ingress_mode && config.outbound.hide_informational_headers);
         assert_eq!(&*config.identity.server_name, config.identity.local.as_str());
     }
 

@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+pub mod http;
+
 use hauberk_identity::request::Request as CertificateRequest;
 use hauberk_model::{
     Authority, Endpoint, Endpoints, InboundPolicy, Meta, OutboundPolicy, Port, Profile, WorkloadId,
@@ -63,6 +65,8 @@ pub struct Knowledge {
     pub inbound: HashMap<Port, InboundPolicy>,
     pub endpoints: HashMap<Authority, Endpoints>,
     pub profiles: HashMap<SocketAddr, Profile>,
+    pub outbound_by_name: HashMap<Authority, OutboundPolicy>,
+    pub profiles_by_name: HashMap<Authority, Profile>,
 }
 
 /// The control plane: a thread with a gRPC server.
@@ -192,7 +196,20 @@ impl destination_server::Destination for Service {
         request: Request<api_destination::GetDestination>,
     ) -> Result<Response<Self::GetProfileStream>, Status> {
         let asked = asked(request.get_ref());
-        let address = SocketAddr::new(asked.ip().unwrap(), asked.port().get());
+        let Some(ip) = asked.ip() else {
+            if !self.knowledge.borrow().profiles_by_name.contains_key(&asked) {
+                return Err(Status::not_found("unknown name"));
+            }
+            return Ok(self.stream(move |knowledge| {
+                knowledge
+                    .profiles_by_name
+                    .get(&asked)
+                    .map(wire::profile::to_wire)
+                    .into_iter()
+                    .collect()
+            }));
+        };
+        let address = SocketAddr::new(ip, asked.port().get());
         Ok(self.stream(move |knowledge| {
             let profile = knowledge.profiles.get(&address).cloned().unwrap_or_default();
             vec![wire::profile::to_wire(&profile)]
@@ -216,8 +233,17 @@ impl outbound_policies_server::OutboundPolicies for Service {
         request: Request<api_outbound::TrafficSpec>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let target = wire::outbound::target(request.get_ref()).unwrap();
-        let wire::outbound::Target::Address(address) = target else {
-            return Err(Status::not_found("only addresses"));
+        let address = match target {
+            wire::outbound::Target::Address(address) => address,
+            wire::outbound::Target::Authority(name) => {
+                if !self.knowledge.borrow().outbound_by_name.contains_key(&name) {
+                    return Err(Status::not_found("unknown name"));
+                }
+                return Ok(self.stream(move |knowledge| {
+                    let policy = knowledge.outbound_by_name.get(&name);
+                    policy.map(wire::outbound::to_wire).into_iter().collect()
+                }));
+            }
         };
         if !self.knowledge.borrow().outbound.contains_key(&address) {
             return Err(Status::not_found("unknown address"));

@@ -25,7 +25,7 @@ use crate::telemetry::labels::Labels;
 use crate::worker::Worker;
 
 impl Table {
-    /// Compiles `profile` for requests to `port`; none if the policy counts.
+    /// Compiles `profile` for requests to `port`; none if it names no Service. The caller knows whether it counts.
     pub fn of_profile(
         worker: &Rc<Worker>,
         policy: &OutboundPolicy,
@@ -33,9 +33,6 @@ impl Table {
         port: u16,
     ) -> Option<Self> {
         let name = profile.name.as_ref()?;
-        if profile.routes.is_empty() && profile.targets.is_empty() {
-            return None;
-        }
         let logical = Authority::parse(&format!("{name}:{port}"), Port::new(port)?).ok()?;
         let now = Instant::now();
         let budget = Budget::new(profile.retry_budget.unwrap_or(retries::BUDGET), now);
