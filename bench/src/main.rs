@@ -6,10 +6,13 @@
 mod bulk;
 mod credentials;
 mod hold;
+mod latency;
 mod open_loop;
 mod probe;
 mod relay;
 mod request;
+mod scale;
+mod stream;
 
 use clap::{Parser, Subcommand};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -78,6 +81,36 @@ enum Tool {
         #[arg(long, default_value_t = 1_000)]
         connections: usize,
     },
+    /// Answer gRPC messages on streams with themselves.
+    Echo {
+        /// Where to listen.
+        address: SocketAddr,
+    },
+    /// Send gRPC messages back and forth on streams that stay open.
+    Stream {
+        /// The server.
+        address: SocketAddr,
+        /// Connections.
+        #[arg(long, default_value_t = 4)]
+        connections: u32,
+        /// Streams on each.
+        #[arg(long, default_value_t = 32)]
+        streams: u32,
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Measure the control plane over a made-up cluster.
+    Scale {
+        /// The program `hauberk-controller`.
+        controller: PathBuf,
+        /// Pods of the cluster.
+        #[arg(long, default_value_t = 10_000)]
+        pods: usize,
+        /// Subscribed streams, each on a connection of its own.
+        #[arg(long, default_value_t = 1_000)]
+        subscribers: usize,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -97,5 +130,13 @@ fn main() -> anyhow::Result<()> {
             bulk::run(address, &path, Duration::from_secs(seconds))
         }
         Tool::Hold { address, connections } => hold::run(address, connections),
+        Tool::Echo { address } => stream::serve(address),
+        Tool::Stream { address, connections, streams, seconds } => {
+            let lasts = Duration::from_secs(seconds);
+            stream::run(address, stream::Plan { connections, streams, lasts })
+        }
+        Tool::Scale { controller, pods, subscribers } => {
+            scale::run(&controller, scale::Plan { pods, subscribers })
+        }
     }
 }

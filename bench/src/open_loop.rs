@@ -9,7 +9,7 @@
 //! timers have a resolution of a millisecond, more than what is measured here. The kernel's timer
 //! slack of 50 µs is switched off.
 
-use crate::request::Connection;
+use crate::{latency::Percentiles, request::Connection};
 use anyhow::Context;
 use std::{
     net::SocketAddr,
@@ -68,16 +68,12 @@ pub(crate) fn run(address: SocketAddr, plan: Plan) -> anyhow::Result<()> {
         threads.into_iter().map(|it| it.join().expect("a sender does not panic")).collect()
     });
     let errors: u64 = seen.iter().map(|seen| seen.errors).sum();
-    let mut latencies: Vec<_> = seen.into_iter().flat_map(|seen| seen.latencies).collect();
-    latencies.sort_unstable();
+    let latencies: Vec<_> = seen.into_iter().flat_map(|seen| seen.latencies).collect();
     println!(
-        "RESULT requests={} seconds={} errors={errors} p50_us={} p99_us={} p999_us={} max_us={}",
+        "RESULT requests={} seconds={} errors={errors} {}",
         latencies.len(),
         began.elapsed().as_secs_f64(),
-        percentile(&latencies, 0.5).as_micros(),
-        percentile(&latencies, 0.99).as_micros(),
-        percentile(&latencies, 0.999).as_micros(),
-        percentile(&latencies, 1.0).as_micros(),
+        Percentiles::new(latencies)
     );
     Ok(())
 }
@@ -117,12 +113,6 @@ fn serve(
     seen
 }
 
-/// The smallest value that this share of all values does not exceed; zero if there is none.
-fn percentile(sorted: &[Duration], share: f64) -> Duration {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,14 +126,5 @@ mod tests {
         due.sort_unstable();
         let expect: Vec<_> = (0..10).map(|n| Duration::from_millis(n * 100)).collect();
         assert_eq!(due, expect);
-    }
-
-    #[test]
-    fn percentiles_are_values_that_occurred() {
-        let sorted: Vec<_> = (1..=1_000).map(Duration::from_micros).collect();
-        assert_eq!(percentile(&sorted, 0.5).as_micros(), 500);
-        assert_eq!(percentile(&sorted, 0.999).as_micros(), 999);
-        assert_eq!(percentile(&sorted, 1.0).as_micros(), 1_000);
-        assert_eq!(percentile(&[], 0.5), Duration::ZERO);
     }
 }

@@ -20,6 +20,7 @@ mod plot;
 mod process;
 mod record;
 mod report;
+mod scale;
 mod scenario;
 mod systems;
 mod targets;
@@ -32,12 +33,16 @@ use place::Place;
 use record::{Measured, Records};
 use scenario::{Scenario, Unit};
 use std::path::Path;
-use systems::System;
+use systems::{Purpose, Setup, System};
 
 /// Runs the benchmark, or makes the tables of an earlier run again.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     if let Some(directory) = &options.report {
-        return report::write(directory);
+        report::write(directory)?;
+        return if options.publish { report::publish(root, directory) } else { Ok(()) };
+    }
+    if options.scale {
+        return scale::run(root, options);
     }
     match &options.inside {
         None => enclosure::enter(root, options),
@@ -75,12 +80,20 @@ fn in_turn(systems: &[System], round: usize) -> Vec<System> {
 }
 
 /// Scenarios that share one set-up. Each that measures memory has one of its own, because a heap
-/// that has grown once serves later connections for nothing.
+/// that has grown once serves later connections for nothing; loads share one if they want the same.
 fn groups(scenarios: Vec<Scenario>) -> Vec<Vec<Scenario>> {
-    let (memory, loads): (Vec<_>, Vec<_>) =
-        scenarios.into_iter().partition(|scenario| scenario.unit() == Unit::Memory);
-    let alone = memory.into_iter().map(|scenario| vec![scenario]);
-    alone.chain([loads]).filter(|group| !group.is_empty()).collect()
+    let mut groups: Vec<Vec<Scenario>> = Vec::new();
+    for scenario in scenarios {
+        let fits = |group: &&mut Vec<Scenario>| {
+            let with = |it: &Scenario| it.unit() != Unit::Memory && it.shape() == scenario.shape();
+            scenario.unit() != Unit::Memory && group.iter().all(with)
+        };
+        match groups.iter_mut().find(fits) {
+            Some(group) => group.push(scenario),
+            None => groups.push(vec![scenario]),
+        }
+    }
+    groups
 }
 
 /// What measuring one system has to work with.
@@ -94,21 +107,47 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Measures all scenarios the system takes part in.
+    /// Measures all scenarios the system takes part in, and counts in the first round.
     fn measure(&mut self) -> anyhow::Result<()> {
-        let scenarios = self.options.scenarios().into_iter();
-        let scenarios = scenarios.filter(|scenario| self.system.takes_part_in(*scenario));
-        groups(scenarios.collect()).iter().try_for_each(|group| self.measure_group(group))
+        let takes_part = |it: &Scenario| {
+            self.system.takes_part_in(*it) && (self.round == 1 || !it.is_costly_to_repeat())
+        };
+        let scenarios: Vec<_> = self.options.scenarios().into_iter().filter(takes_part).collect();
+        let counted = scenarios.iter().copied().filter(|scenario| scenario.is_counted()).collect();
+        groups(scenarios).iter().try_for_each(|group| self.measure_group(group))?;
+        if self.round == 1 && self.options.counts() && self.system.is_counted() {
+            groups(counted).iter().try_for_each(|group| self.count_group(group))?;
+        }
+        Ok(())
+    }
+
+    fn measure_group(&mut self, scenarios: &[Scenario]) -> anyhow::Result<()> {
+        let options = self.options;
+        self.with_setup(scenarios, false, |workshop, setup, scenario| {
+            load::measure(workshop, setup, scenario, options)
+        })
+    }
+
+    /// The same loads again, for counting only.
+    fn count_group(&mut self, scenarios: &[Scenario]) -> anyhow::Result<()> {
+        self.with_setup(scenarios, true, load::count)
     }
 
     /// Sets the system up, measures, and takes it down. What fails is recorded as such; only
     /// recording itself can fail.
-    fn measure_group(&mut self, scenarios: &[Scenario]) -> anyhow::Result<()> {
-        if self.budget.is_spent() {
+    fn with_setup(
+        &mut self,
+        scenarios: &[Scenario],
+        counts: bool,
+        measure: impl Fn(&Workshop, &Setup, Scenario) -> anyhow::Result<Measured>,
+    ) -> anyhow::Result<()> {
+        let Some(first) = scenarios.first().filter(|_| !self.budget.is_spent()) else {
             return Ok(());
-        }
-        let setup = Place::new()
-            .and_then(|place| systems::start(self.system, self.workshop, self.options, place));
+        };
+        let purpose = Purpose { shape: first.shape(), counts };
+        let setup = Place::new().and_then(|place| {
+            systems::start(self.system, self.workshop, self.options, purpose, place)
+        });
         let mut setup = match setup {
             Ok(setup) => setup,
             Err(error) => {
@@ -123,7 +162,7 @@ impl Turn<'_> {
                 println!("bench:   {:<16} left out, the time is over", scenario.name());
                 continue;
             }
-            let measured = load::measure(self.workshop, &setup, *scenario, self.options)
+            let measured = measure(self.workshop, &setup, *scenario)
                 .and_then(|measured| setup.check_secured(self.workshop).map(|()| measured))
                 .map_err(|error| setup.explain(error));
             self.record(*scenario, measured)?;
@@ -163,12 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_measured_in_fresh_proxies() {
-        let scenarios = vec![Scenario::Idle, Scenario::IdleHttp, Scenario::Rate, Scenario::Opaque];
+    fn memory_is_measured_in_fresh_proxies_and_loads_share_what_they_want() {
+        let scenarios = vec![
+            Scenario::Idle,
+            Scenario::IdleHttp,
+            Scenario::Rate,
+            Scenario::Opaque,
+            Scenario::Routes10,
+        ];
         let expect = [
             vec![Scenario::Idle],
             vec![Scenario::IdleHttp],
             vec![Scenario::Rate, Scenario::Opaque],
+            vec![Scenario::Routes10],
         ];
         assert_eq!(groups(scenarios), expect);
     }

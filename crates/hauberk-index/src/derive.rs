@@ -6,7 +6,7 @@
 use crate::{
     change::Subject,
     config::ClusterConfig,
-    relations::{Relation, selects},
+    relations::{Relation, selections, selects},
     store::Store,
 };
 use hauberk_resources::{
@@ -24,13 +24,16 @@ pub(crate) struct Derivation<'a> {
     pub(crate) config: &'a ClusterConfig,
     store: &'a Store,
     subjects: BTreeSet<Subject>,
-    /// Servers of namespaces already looked at, oldest first.
-    servers: BTreeMap<Arc<str>, Arc<[&'a Server]>>,
+    /// Servers that were looked up, by where. Pods of a service have most of their labels in common.
+    servers: BTreeMap<Relation, Vec<&'a Server>>,
+    /// Whether there are any servers at all in namespaces already looked at.
+    has_servers: BTreeMap<Arc<str>, bool>,
 }
 
 impl<'a> Derivation<'a> {
     pub(crate) fn new(config: &'a ClusterConfig, store: &'a Store) -> Self {
-        Self { config, store, subjects: BTreeSet::new(), servers: BTreeMap::new() }
+        let (subjects, servers, has_servers) = Default::default();
+        Self { config, store, subjects, servers, has_servers }
     }
 
     pub(crate) fn into_subjects(self) -> BTreeSet<Subject> {
@@ -131,34 +134,37 @@ impl<'a> Derivation<'a> {
     }
 
     /// The servers on a workload that was read before, oldest first.
-    pub(crate) fn servers_on(
-        &mut self,
-        workload: &'a Resource,
-    ) -> impl Iterator<Item = &'a Server> {
-        let namespace = &workload.metadata().namespace;
-        let servers = match self.servers.get(namespace) {
-            Some(servers) => servers.clone(),
-            None => {
-                let servers = self.servers_in(namespace);
-                self.servers.insert(namespace.clone(), servers.clone());
-                servers
-            }
-        };
-        (0..servers.len())
-            .map(move |at| servers[at])
-            .filter(move |server| selects(server, workload))
+    ///
+    /// Cost: the labels of the workload and the servers that want one of them; nothing in namespaces
+    /// without servers.
+    pub(crate) fn servers_on(&mut self, workload: &'a Resource) -> Vec<&'a Server> {
+        let metadata = workload.metadata();
+        let mut servers = Vec::new();
+        if !self.has_servers_in(&metadata.namespace) {
+            return servers;
+        }
+        let store = self.store;
+        for selection in selections(metadata) {
+            let wanting = self.servers.entry(selection).or_insert_with_key(|selection| {
+                let related = store.related(selection).filter_map(|resource| match &**resource {
+                    Resource::Server(server) => Some(server),
+                    _ => None,
+                });
+                related.collect()
+            });
+            servers.extend(wanting.iter().filter(|server| selects(server, workload)));
+        }
+        servers.sort_by(|a, b| a.metadata.age_order().cmp(&b.metadata.age_order()));
+        servers
     }
 
-    fn servers_in(&self, namespace: &Arc<str>) -> Arc<[&'a Server]> {
-        let in_namespace = self.store.in_namespace(Kind::Server, namespace);
-        let mut servers: Vec<&'a Server> = in_namespace
-            .filter_map(|resource| match &**resource {
-                Resource::Server(server) => Some(server),
-                _ => None,
-            })
-            .collect();
-        servers.sort_by(|a, b| a.metadata.age_order().cmp(&b.metadata.age_order()));
-        servers.into()
+    fn has_servers_in(&mut self, namespace: &Arc<str>) -> bool {
+        if let Some(known) = self.has_servers.get(namespace) {
+            return *known;
+        }
+        let has_any = self.store.in_namespace(Kind::Server, namespace).next().is_some();
+        self.has_servers.insert(namespace.clone(), has_any);
+        has_any
     }
 
     /// What claims an address.

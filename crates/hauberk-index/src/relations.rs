@@ -10,7 +10,7 @@ use crate::{
 };
 use hauberk_resources::{
     EndpointSlice, Kind, Metadata, ParentRef, Pod, Resource, ResourceKey, SliceEndpoint,
-    policy::{LocalTargetRef, Server, ServerRef},
+    policy::{LocalTargetRef, Server, ServerRef, ServerSelector},
 };
 use std::{net::IpAddr, sync::Arc};
 
@@ -36,7 +36,24 @@ pub(crate) enum Relation {
     OnNode(Arc<str>),
     /// Policies, routes and limits for this object.
     AttachedTo(ResourceKey),
+    /// Pods and external workloads with this label.
+    Labelled {
+        /// Namespace of the workloads.
+        namespace: Arc<str>,
+        /// The label.
+        label: Label,
+    },
+    /// Servers that select no workload without this label; or, without one, any workload.
+    Selects {
+        /// Namespace of servers and workloads.
+        namespace: Arc<str>,
+        /// The label that a workload must have.
+        label: Option<Label>,
+    },
 }
+
+/// Key and value.
+pub(crate) type Label = (Arc<str>, Arc<str>);
 
 /// By what an object is found. Depends on nothing but the object.
 pub(crate) fn relations(resource: &Resource) -> Vec<Relation> {
@@ -46,7 +63,8 @@ pub(crate) fn relations(resource: &Resource) -> Vec<Relation> {
         }
         Resource::Pod(pod) => relations_of_pod(pod),
         Resource::ExternalWorkload(external) => {
-            external.ips().into_iter().map(Relation::Claims).collect()
+            let claims = external.ips().into_iter().map(Relation::Claims);
+            claims.chain(labelled(&external.metadata)).collect()
         }
         Resource::EndpointSlice(slice) => relations_of_slice(slice),
         Resource::AuthorizationPolicy(policy) => target_key(&policy.metadata, policy.target())
@@ -63,6 +81,10 @@ pub(crate) fn relations(resource: &Resource) -> Vec<Relation> {
         Resource::GrpcRoute(route) => attached(&route.metadata, route.group(), route.parents()),
         Resource::TlsRoute(route) => attached(&route.metadata, route.group(), route.parents()),
         Resource::TcpRoute(route) => attached(&route.metadata, route.group(), route.parents()),
+        Resource::Server(server) => {
+            let namespace = server.metadata.namespace.clone();
+            vec![Relation::Selects { namespace, label: demanded_label(server.selector()) }]
+        }
         Resource::Namespace(_)
         | Resource::Node(_)
         | Resource::ServiceAccount(_)
@@ -71,7 +93,6 @@ pub(crate) fn relations(resource: &Resource) -> Vec<Relation> {
         | Resource::DaemonSet(_)
         | Resource::ReplicaSet(_)
         | Resource::Job(_)
-        | Resource::Server(_)
         | Resource::ServerAuthorization(_)
         | Resource::MeshTlsAuthentication(_)
         | Resource::NetworkAuthentication(_)
@@ -95,7 +116,30 @@ fn relations_of_pod(pod: &Pod) -> Vec<Relation> {
     if !pod.spec.node_name.is_empty() {
         relations.push(Relation::OnNode(pod.spec.node_name.clone()));
     }
+    relations.extend(labelled(&pod.metadata));
     relations
+}
+
+fn labelled(workload: &Metadata) -> impl Iterator<Item = Relation> {
+    workload.labels.iter().map(|(key, value)| Relation::Labelled {
+        namespace: workload.namespace.clone(),
+        label: (key.clone(), value.clone()),
+    })
+}
+
+/// A label that every selected workload has, if the selector says so by itself: it narrows the
+/// search, and the selector still decides.
+fn demanded_label(selector: &ServerSelector) -> Option<Label> {
+    let (ServerSelector::Pods(selector) | ServerSelector::ExternalWorkloads(selector)) = selector;
+    let label = selector.match_labels.iter().next();
+    label.map(|(key, value)| (key.clone(), value.clone()))
+}
+
+/// Where to look for the servers on a workload.
+pub(crate) fn selections(workload: &Metadata) -> impl Iterator<Item = Relation> {
+    let namespace = &workload.namespace;
+    let labels = workload.labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
+    labels.chain([None]).map(|label| Relation::Selects { namespace: namespace.clone(), label })
 }
 
 fn relations_of_slice(slice: &EndpointSlice) -> Vec<Relation> {
@@ -191,7 +235,11 @@ pub(crate) fn announce(
                 changes.announce(Subject::EndpointsOf { namespace, service });
             }
             Relation::AttachedTo(target) => changes.announce(Subject::AttachedTo(target)),
-            Relation::Holds(_) | Relation::OwnedBy(_) | Relation::OnNode(_) => {}
+            Relation::Holds(_)
+            | Relation::OwnedBy(_)
+            | Relation::OnNode(_)
+            | Relation::Labelled { .. }
+            | Relation::Selects { .. } => {}
         }
     }
     announce_indirect(store, resource, other, changes);
@@ -269,8 +317,18 @@ fn announce_indirect(
     }
 }
 
-/// Announces the workloads that a server selects. Cost: the workloads of its namespace.
+/// Announces the workloads that a server selects. Cost: the workloads with a label that it wants,
+/// or those of its namespace if it wants none.
 fn announce_selected(store: &Store, server: &Server, changes: &mut Changes) {
+    let namespace = server.metadata.namespace.clone();
+    if let Some(label) = demanded_label(server.selector()) {
+        for workload in store.related(&Relation::Labelled { namespace, label }) {
+            if selects(server, workload) {
+                announce_workload(store, &workload.key(), changes);
+            }
+        }
+        return;
+    }
     for kind in [Kind::Pod, Kind::ExternalWorkload] {
         for workload in store.in_namespace(kind, &server.metadata.namespace) {
             if selects(server, workload) {
@@ -326,5 +384,64 @@ fn announce_workload(store: &Store, workload: &ResourceKey, changes: &mut Change
                 service: service.into(),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(value: Value) -> Resource {
+        Resource::parse(value).expect("a resource")
+    }
+
+    #[test]
+    fn narrowing_by_a_label_loses_nobody_who_is_selected() {
+        let selectors = [
+            json!({}),
+            json!({"matchLabels": {"app": "web"}}),
+            json!({"matchLabels": {"app": "web", "tier": "front"}}),
+            json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "db"]}]}),
+            json!({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}),
+            json!({
+                "matchLabels": {"tier": "front"},
+                "matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}],
+            }),
+        ];
+        let labels = [
+            json!({}),
+            json!({"app": "web"}),
+            json!({"app": "db"}),
+            json!({"app": "web", "tier": "front"}),
+            json!({"tier": "front"}),
+        ];
+        let mut selected = 0;
+        for selector in &selectors {
+            for labels in &labels {
+                let server = parse(json!({
+                    "apiVersion": "policy.linkerd.io/v1beta3", "kind": "Server",
+                    "metadata": {"name": "s", "namespace": "shop"},
+                    "spec": {"podSelector": selector, "port": 80},
+                }));
+                let pod = parse(json!({
+                    "apiVersion": "v1", "kind": "Pod",
+                    "metadata": {"name": "p", "namespace": "shop", "labels": labels},
+                }));
+                let Resource::Server(view) = &server else { panic!("a server") };
+                if !selects(view, &pod) {
+                    continue;
+                }
+                selected += 1;
+                let of_server = relations(&server);
+                let finds_server = selections(pod.metadata()).any(|it| of_server.contains(&it));
+                let finds_pod = demanded_label(view.selector()).is_none_or(|label| {
+                    let namespace = "shop".into();
+                    relations(&pod).contains(&Relation::Labelled { namespace, label })
+                });
+                assert!(finds_server && finds_pod, "{selector} on {labels}");
+            }
+        }
+        assert_eq!(selected, 5 + 2 + 1 + 3 + 2 + 2);
     }
 }

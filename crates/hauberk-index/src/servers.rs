@@ -16,7 +16,7 @@ pub(crate) fn in_force<'a>(
     workload: &'a Resource,
     port: Port,
 ) -> Option<&'a Server> {
-    derivation.servers_on(workload).find(|server| has_port(server, workload, port))
+    derivation.servers_on(workload).into_iter().find(|server| has_port(server, workload, port))
 }
 
 /// Whether the server in force, if any, says that the port is opaque.

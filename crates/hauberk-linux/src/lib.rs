@@ -1,5 +1,6 @@
 //! Small safe wrappers over Linux: original destination, namespaces, links, socket options.
 
+pub mod allocations;
 pub mod limits;
 pub mod link;
 pub mod namespace;

@@ -10,8 +10,15 @@ use hauberk_proxy::{
 };
 use std::{collections::BTreeMap, process::ExitCode};
 
+#[cfg(not(feature = "count-allocations"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Only in the build that the benchmark counts with; the numbers are among the metrics.
+#[cfg(feature = "count-allocations")]
+#[global_allocator]
+static ALLOCATOR: hauberk_linux::allocations::Counting<mimalloc::MiMalloc> =
+    hauberk_linux::allocations::Counting::new(mimalloc::MiMalloc);
 
 /// Wrong use, by the convention of BSD's sysexits.
 const EX_USAGE: u8 = 64;

@@ -33,12 +33,13 @@ use crate::{
     worker::{Parts, Worker},
 };
 use hauberk_identity::{TrustAnchors, anchors::AnchorsError};
+use hauberk_linux::allocations;
 use hauberk_process::{
     Shutdown, Tasks,
     admin::Admin,
     build_info,
     logging::LogHandle,
-    metrics::{self, Metrics as Registry},
+    metrics::{self, Kind, Metrics as Registry, TextWriter},
     ready::Readiness,
     shutdown::{Cause, Exit},
 };
@@ -134,6 +135,7 @@ impl Proxy {
         metrics::process::register(&registry, SystemTime::now());
         metrics::process::register_tasks(&registry, &tasks);
         build_info::register(&registry, "proxy_build");
+        registry.add_writer(write_allocations);
         let taps = Taps::default();
         registry.register(|registry| taps.register(registry));
         let anchors = Arc::new(TrustAnchors::from_pem(&config.identity.trust_anchors)?);
@@ -236,6 +238,22 @@ async fn forget_idle_series(metrics: Arc<Metrics>, config: Arc<Config>, shutdown
             () = tokio::time::sleep(pause) => metrics.tcp.forget_idle(Instant::now(), retain),
             () = shutdown.ended() => return,
         }
+    }
+}
+
+/// What was allocated, in a build that counts it.
+fn write_allocations(text: &mut TextWriter) {
+    let Some(counted) = allocations::counted() else { return };
+    for (name, help, value) in [
+        (
+            "process_allocations_total",
+            "Allocations, and changes of their size",
+            counted.allocations,
+        ),
+        ("process_allocated_bytes_total", "Bytes allocated, in all", counted.bytes),
+    ] {
+        text.family(name, Kind::Counter, help);
+        text.sample(name, &[], value);
     }
 }
 

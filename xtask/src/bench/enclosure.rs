@@ -11,7 +11,7 @@
 use super::{
     options::{Options, Profile},
     process::run,
-    systems::{System, envoy},
+    systems::envoy,
 };
 use anyhow::{Context, bail, ensure};
 use std::{
@@ -38,22 +38,30 @@ const TOOLS: &[(&str, &str)] = &[
 /// the checkout does not lie in.
 const MOUNT_POINTS: &[&str] = &["/mnt", "/media", "/srv"];
 
+/// The proxy that counts its allocations, in the build directory.
+pub(super) const COUNTING_PROXY: &str = "bench/hauberk-proxy-counting";
+
+/// Open files that every program of a run may have, if possible.
+const FILES_WANTED: u32 = 65_536;
+
+/// Linux' own default.
+const FILES_USUAL: u32 = 1_024;
+
 /// Bytes of the large body. It lies in memory, so that no disk is measured.
 const BULK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Builds what is needed and runs the benchmark inside.
 pub(super) fn enter(root: &Path, options: &Options) -> anyhow::Result<()> {
-    check_machine(&options.systems())?;
+    check_machine(options)?;
     let target = target_directory(root)?;
-    build(root, options)?;
+    build(root, &target, options)?;
     if options.systems().iter().any(|system| system.is_envoy()) {
         envoy::install(&target)?;
     }
     let own = std::env::current_exe().context("cannot find this program")?;
     let status = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
-        // A thousand connections through two proxies; the usual soft limit is lower.
-        .args(["prlimit", "--nofile=16384:"])
+        .args(["prlimit", &format!("--nofile={}", files_to_allow())])
         .args(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(own)
         .args(std::env::args_os().skip(1))
@@ -66,10 +74,45 @@ pub(super) fn enter(root: &Path, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_machine(systems: &[System]) -> anyhow::Result<()> {
+/// What prlimit is to allow. Ten thousand connections through a proxy are twenty thousand files; the
+/// usual limit is lower, and not everywhere may it be raised.
+fn files_to_allow() -> String {
+    let raised = format!("{FILES_WANTED}:{FILES_WANTED}");
+    let may_raise = run(Command::new("prlimit").arg(format!("--nofile={raised}")).arg("true"));
+    // Else the soft limit becomes the hard one.
+    if may_raise.is_ok() { raised } else { format!("{}:", limit_of_files(Limit::Hard)) }
+}
+
+enum Limit {
+    Soft,
+    Hard,
+}
+
+/// How many files a process may open, from proc_pid_limits(5).
+fn limit_of_files(limit: Limit) -> u32 {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let column = match limit {
+        Limit::Soft => 0,
+        Limit::Hard => 1,
+    };
+    let number = line.and_then(|line| line.split_whitespace().nth(column)?.parse().ok());
+    number.unwrap_or(FILES_USUAL)
+}
+
+/// How many connections a proxy can hold at once, at two files each and some for itself; at most
+/// as many as are wanted.
+pub(super) fn connections_at_most(wanted: u32) -> u32 {
+    wanted.min(limit_of_files(Limit::Soft).saturating_sub(600) / 2)
+}
+
+fn check_machine(options: &Options) -> anyhow::Result<()> {
+    let systems = options.systems();
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     ensure!(is_root, "namespaces with capture rules need root; hint: sudo -E cargo xtask bench");
-    let tools = TOOLS.iter().chain(systems.iter().flat_map(|system| system.tools()));
+    let counting: &[_] = if options.counts() { &[("perf", "linux-perf")] } else { &[] };
+    let tools = TOOLS.iter().chain(counting);
+    let tools = tools.chain(systems.iter().flat_map(|system| system.tools()));
     let missing: Vec<_> = tools.filter(|(tool, _)| find(tool).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -88,7 +131,8 @@ fn find(tool: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(tool)).find(|path| path.exists())
 }
 
-fn target_directory(root: &Path) -> anyhow::Result<PathBuf> {
+/// Where cargo builds.
+pub(super) fn target_directory(root: &Path) -> anyhow::Result<PathBuf> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version=1"])
         .current_dir(root)
@@ -100,16 +144,36 @@ fn target_directory(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(target.context("cargo metadata names no target directory")?.into())
 }
 
-fn build(root: &Path, options: &Options) -> anyhow::Result<()> {
+/// Builds our programs, and before that the proxy that counts, which is put aside: it has the same
+/// name as the other.
+fn build(root: &Path, target: &Path, options: &Options) -> anyhow::Result<()> {
     let systems = options.systems();
     let packages = systems.iter().flat_map(|system| system.packages());
     let mut packages: Vec<_> = packages.copied().chain(["bench-tools"]).collect();
     packages.sort_unstable();
     packages.dedup();
     println!("bench: building {} ({})", packages.join(", "), options.profile.name());
+    if options.counts() && packages.contains(&"hauberk-proxy") {
+        cargo_build(root, options.profile, &packages, &["hauberk-proxy/count-allocations"])?;
+        let counting = target.join(COUNTING_PROXY);
+        fs::create_dir_all(counting.parent().context("the path has two parts")?)?;
+        let built = target.join(options.profile.directory()).join("hauberk-proxy");
+        fs::copy(&built, &counting).with_context(|| format!("cannot copy {}", built.display()))?;
+    }
+    cargo_build(root, options.profile, &packages, &[])
+}
+
+/// Builds these packages.
+pub(super) fn cargo_build(
+    root: &Path,
+    profile: Profile,
+    packages: &[&str],
+    features: &[&str],
+) -> anyhow::Result<()> {
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--profile", options.profile.name()])
+        .args(["build", "--quiet", "--profile", profile.name()])
         .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(features.iter().flat_map(|feature| ["--features", feature]))
         .current_dir(root)
         .status()
         .context("cannot run cargo build")?;
@@ -137,6 +201,12 @@ impl Workshop {
         let workshop = Self { target: scratch.join("target"), scratch, profile: options.profile };
         fs::create_dir(&workshop.target)?;
         run(Command::new("mount").arg("--bind").arg(target).arg(&workshop.target))?;
+
+        if options.counts() {
+            // perf finds the kernel's events there. Where they are not, counting fails and says so.
+            let mut events = Command::new("mount");
+            let _ = run(events.args(["-t", "tracefs", "tracefs", "/sys/kernel/tracing"]));
+        }
 
         fs::create_dir(workshop.credentials(""))?;
         run(Command::new(workshop.tool()).arg("credentials").arg(workshop.credentials("")))?;

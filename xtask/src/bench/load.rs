@@ -5,7 +5,7 @@
 
 use super::{
     clock::wait_for,
-    enclosure::Workshop,
+    enclosure::{Workshop, connections_at_most},
     options::Options,
     place::Side,
     process::{self, Process},
@@ -25,14 +25,20 @@ pub(super) const GRPC_MESSAGE: &[u8; 37] = b"\0\0\0\0\x20\x0a\x1eaaaaaaaaaaaaaaa
 /// Path of the unary gRPC method.
 pub(super) const GRPC_PATH: &str = "/bench.Echo/Get";
 
+/// The kernel's event for the beginning of any system call, as perf names it.
+const SYSTEM_CALLS: &str = "raw_syscalls:sys_enter";
+
 /// What a load may take beyond its time.
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Rest before memory is read: what is released late is released by then.
 const REST: Duration = Duration::from_secs(1);
 
-/// Connections that are held idle.
-const IDLE_CONNECTIONS: u32 = 1_000;
+/// For perf to attach to every thread of a proxy, which has begun when it says that it is ready.
+const ATTACH: Duration = Duration::from_millis(200);
+
+/// Seconds of a load during which is counted. Counts per request need no long time.
+const COUNTED_SECONDS: u32 = 2;
 
 /// Measures one scenario.
 pub(super) fn measure(
@@ -45,26 +51,63 @@ pub(super) fn measure(
     let (seconds, warm_up) = (options.seconds(), options.warm_up_seconds());
     let measured = match scenario {
         Scenario::Idle => load.rest(seconds)?,
-        Scenario::IdleHttp => load.hold(Port::Http1)?,
-        Scenario::IdleOpaque => load.hold(Port::Opaque)?,
+        Scenario::IdleHttp => load.hold(Port::Http1, 1_000)?,
+        Scenario::IdleOpaque => load.hold(Port::Opaque, 1_000)?,
+        Scenario::IdleHttpMany => load.hold(Port::Http1, connections_at_most(10_000))?,
+        Scenario::IdleOpaqueMany => load.hold(Port::Opaque, connections_at_most(10_000))?,
         _ => {
             if warm_up > 0 {
                 load.run(scenario, warm_up)?;
             }
+            load.setup.forget_peak()?;
             let before = load.setup.usage()?;
             let mut measured = load.run(scenario, seconds)?;
             if let (Some(before), Some(after)) = (before, load.setup.usage()?) {
                 measured.add_usage(&before, &after);
             }
-            let requests = measured.get("requests").unwrap_or(0.0);
-            let errors = measured.get("errors").unwrap_or(0.0);
-            ensure!(requests > 0.0, "not one request succeeded");
-            // A wrong answer is often a fast one.
-            ensure!(errors * 100.0 <= requests, "{errors} of {requests} requests failed");
+            check_errors(&measured)?;
             measured
         }
     };
     Ok(measured)
+}
+
+/// Counts what requests of a scenario ask of the kernel, and of the allocator where the proxy can
+/// tell. Counting costs time, so nothing else is measured meanwhile.
+pub(super) fn count(
+    workshop: &Workshop,
+    setup: &Setup,
+    scenario: Scenario,
+) -> anyhow::Result<Measured> {
+    let load = Load { workshop, setup };
+    // Connections between the proxies are made before; a load makes its own anew.
+    load.run(scenario, 1)?;
+    let counters = load.count_system_calls()?;
+    let before = setup.allocations(workshop)?;
+    let loaded = load.run(scenario, COUNTED_SECONDS)?;
+    check_errors(&loaded)?;
+    let after = setup.allocations(workshop)?;
+    let mut counted = Measured::default();
+    counted.set("counted_requests", loaded.get("requests").context("no requests")?);
+    for (side, counter) in ["out", "in"].iter().zip(counters) {
+        let output = counter.finish(GRACE)?;
+        counted.set(&format!("syscalls_{side}"), perf_count(&output)?);
+    }
+    if let (Some(before), Some(after)) = (before, after) {
+        for (index, side) in ["out", "in"].iter().enumerate() {
+            counted.set(&format!("allocations_{side}"), after[index] - before[index]);
+        }
+    }
+    Ok(counted)
+}
+
+fn check_errors(measured: &Measured) -> anyhow::Result<()> {
+    let requests = measured.get("requests").unwrap_or(0.0);
+    let errors = measured.get("errors").unwrap_or(0.0);
+    ensure!(requests > 0.0, "not one request succeeded");
+    // A wrong answer is often a fast one.
+    ensure!(errors * 100.0 <= requests, "{errors} of {requests} requests failed");
+    Ok(())
 }
 
 struct Load<'a> {
@@ -78,7 +121,12 @@ impl Load<'_> {
         let closing = ["-H", "Connection: close"];
         match scenario {
             Scenario::Http1On1 => self.wrk(Port::Http1, 1, &[], seconds),
-            Scenario::Http1On32 => self.wrk(Port::Http1, 32, &[], seconds),
+            Scenario::Http1On32
+            | Scenario::Routes10
+            | Scenario::Routes100
+            | Scenario::Routes1000
+            | Scenario::Endpoints10
+            | Scenario::Endpoints1000 => self.wrk(Port::Http1, 32, &[], seconds),
             Scenario::Http1On128 => self.wrk(Port::Http1, 128, &[], seconds),
             Scenario::Opaque => self.wrk(Port::Opaque, 32, &[], seconds),
             Scenario::ConnectHttp => self.wrk(Port::Http1, 32, &closing, seconds),
@@ -86,12 +134,20 @@ impl Load<'_> {
             Scenario::Http2On4 => self.h2load(4, 32, "/", seconds),
             Scenario::Http2On32 => self.h2load(32, 1, "/", seconds),
             Scenario::Grpc => self.h2load(4, 32, GRPC_PATH, seconds),
-            Scenario::BulkTcp => self.own("bulk", Port::Opaque, seconds),
-            Scenario::BulkHttp => self.own("bulk", Port::Http1, seconds),
-            Scenario::Rate => self.own("open-loop", Port::Http1, seconds),
-            Scenario::Idle | Scenario::IdleHttp | Scenario::IdleOpaque => {
-                unreachable!("rest is no load")
+            Scenario::GrpcOn32 => self.h2load(32, 1, GRPC_PATH, seconds),
+            Scenario::GrpcStream => self.own("stream", Port::Stream, &[], seconds),
+            Scenario::BulkTcp => self.own("bulk", Port::Opaque, &[], seconds),
+            Scenario::BulkHttp => self.own("bulk", Port::Http1, &[], seconds),
+            Scenario::Rate => self.own("open-loop", Port::Http1, &[], seconds),
+            Scenario::RateMany => {
+                let more = ["--rate", "5000", "--connections", "64"];
+                self.own("open-loop", Port::Http1, &more, seconds)
             }
+            Scenario::Idle
+            | Scenario::IdleHttp
+            | Scenario::IdleOpaque
+            | Scenario::IdleHttpMany
+            | Scenario::IdleOpaqueMany => unreachable!("rest is no load"),
         }
     }
 
@@ -138,9 +194,9 @@ impl Load<'_> {
     }
 
     /// One of the loads in `bench/`.
-    fn own(&self, load: &str, port: Port, seconds: u32) -> anyhow::Result<Measured> {
+    fn own(&self, load: &str, port: Port, more: &[&str], seconds: u32) -> anyhow::Result<Measured> {
         let mut command = self.own_command(load, self.setup.address(port));
-        command.args(["--seconds", &seconds.to_string()]);
+        command.args(more).args(["--seconds", &seconds.to_string()]);
         Measured::parse(&self.output(load, &mut command, seconds)?)
     }
 
@@ -162,13 +218,15 @@ impl Load<'_> {
     }
 
     /// Idle connections, complete up to the application.
-    fn hold(&self, port: Port) -> anyhow::Result<Measured> {
+    fn hold(&self, port: Port, count: u32) -> anyhow::Result<Measured> {
         let before = self.setup.usage()?.context("there is no proxy")?;
         let mut command = self.own_command("hold", self.setup.address(port));
-        command.args(["--connections", &IDLE_CONNECTIONS.to_string()]);
+        command.args(["--connections", &count.to_string()]);
         let log = self.file("hold.out");
         let mut holder = Process::start("the holder of connections", &mut command, &log)?;
-        let output = wait_for("opening idle connections", 2 * GRACE, || {
+        // Each may take some milliseconds of CPU for its handshake.
+        let limit = GRACE + Duration::from_millis(u64::from(count) * 6);
+        let output = wait_for("opening idle connections", limit, || {
             holder.check_alive()?;
             Ok(fs::read_to_string(&log).ok().filter(|output| output.contains('\n')))
         })?;
@@ -176,6 +234,27 @@ impl Load<'_> {
         std::thread::sleep(REST);
         measured.add_usage(&before, &self.setup.usage()?.context("there is no proxy")?);
         Ok(measured)
+    }
+
+    /// Begins to count the system calls of both proxies, until the counters' inputs end.
+    fn count_system_calls(&self) -> anyhow::Result<[Process; 2]> {
+        let [outbound, inbound] = self.setup.ids()?.context("there is no proxy")?;
+        let counter = |name: &str, ids: &[u32]| {
+            let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+            let mut command = Command::new("perf");
+            command.args(["stat", "-x", ",", "-e", SYSTEM_CALLS, "-p", &ids.join(",")]);
+            command.args(["--", "sh", "-c", "echo ready; exec cat"]);
+            let log = self.file(&format!("perf-{name}.out"));
+            let mut process = Process::start("perf", &mut command, &log)?;
+            wait_for("attaching perf", GRACE, || {
+                process.check_alive()?;
+                Ok(fs::read_to_string(&log).ok().filter(|output| output.contains("ready")))
+            })?;
+            std::thread::sleep(ATTACH);
+            Ok(process)
+        };
+        let counter: &dyn Fn(&str, &[u32]) -> anyhow::Result<Process> = &counter;
+        Ok([counter("out", &outbound)?, counter("in", &inbound)?])
     }
 
     fn output(&self, name: &str, command: &mut Command, seconds: u32) -> anyhow::Result<String> {
@@ -186,6 +265,14 @@ impl Load<'_> {
     fn file(&self, name: &str) -> PathBuf {
         self.workshop.scratch.join(name)
     }
+}
+
+/// Reads what `perf stat -x ,` prints: lines of a count, its unit, and the event.
+fn perf_count(output: &str) -> anyhow::Result<f64> {
+    let line = output.lines().find(|line| line.split(',').nth(2) == Some(SYSTEM_CALLS));
+    let line = line.with_context(|| format!("perf has counted nothing: {output}"))?;
+    let count = line.split(',').next().unwrap_or_default();
+    count.parse().with_context(|| format!("perf has counted '{count}'"))
 }
 
 /// Reads h2load's summary, and the percentiles from its log of requests: lines of the moment, the
@@ -216,6 +303,14 @@ fn h2load_result(output: &str, log: &str, seconds: u32) -> anyhow::Result<Measur
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_what_perf_prints() {
+        let output = "ready\n2125,,raw_syscalls:sys_enter,1730070,100.00,,\n";
+        assert_eq!(perf_count(output).unwrap(), 2125.0);
+        assert!(perf_count("<not counted>,,raw_syscalls:sys_enter,0,100.00,,").is_err());
+        assert!(perf_count("event syntax error").is_err());
+    }
 
     #[test]
     fn reads_what_h2load_prints() {

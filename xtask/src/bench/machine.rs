@@ -20,13 +20,8 @@ pub(super) fn describe(
     options: &Options,
     directory: &Path,
 ) -> anyhow::Result<()> {
-    let file = |path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let memory = file("/proc/meminfo");
-    let memory = memory.lines().next().unwrap_or_default().replace("MemTotal:", "");
-    let mut lines = vec![
-        format!("machine: {} CPUs, {}, {} memory", cpus(), cpu_model(), memory.trim()),
-        format!("kernel: {}", file("/proc/sys/kernel/osrelease")),
-        format!("load before the run: {}", file("/proc/loadavg")),
+    let mut lines = basics();
+    lines.extend([
         format!(
             "run: {} round(s), {} s per measurement after {} s of the same load, {} worker(s) per \
              proxy, {} build",
@@ -36,18 +31,36 @@ pub(super) fn describe(
             options.workers,
             options.profile.name()
         ),
-        format!(
-            "commit: {}",
-            first_line(Command::new("git").args(["describe", "--always", "--dirty"]))
-        ),
-        format!("rustc: {}", first_line(Command::new("rustc").arg("--version"))),
         format!("wrk: {}", first_line(Command::new("wrk").arg("-v"))),
         format!("h2load: {}", first_line(Command::new("h2load").arg("--version"))),
         format!("nginx: {}", first_line(Command::new("nginx").arg("-v"))),
-    ];
+    ]);
     let versions: BTreeSet<_> =
         options.systems().iter().filter_map(|system| version(workshop, *system)).collect();
     lines.extend(versions);
+    write(&lines, directory)
+}
+
+/// The same for a run of our own programs alone.
+pub(super) fn describe_basics(directory: &Path) -> anyhow::Result<()> {
+    write(&basics(), directory)
+}
+
+fn basics() -> Vec<String> {
+    let file = |path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let memory = file("/proc/meminfo");
+    let memory = memory.lines().next().unwrap_or_default().replace("MemTotal:", "");
+    let commit = first_line(Command::new("git").args(["describe", "--always", "--dirty"]));
+    vec![
+        format!("machine: {} CPUs, {}, {} memory", cpus(), cpu_model(), memory.trim()),
+        format!("kernel: {}", file("/proc/sys/kernel/osrelease")),
+        format!("load before the run: {}", file("/proc/loadavg")),
+        format!("commit: {commit}"),
+        format!("rustc: {}", first_line(Command::new("rustc").arg("--version"))),
+    ]
+}
+
+fn write(lines: &[String], directory: &Path) -> anyhow::Result<()> {
     let path = directory.join("machine.txt");
     fs::write(&path, lines.join("\n") + "\n")
         .with_context(|| format!("cannot write {}", path.display()))
@@ -56,10 +69,10 @@ pub(super) fn describe(
 fn version(workshop: &Workshop, system: System) -> Option<String> {
     let mut command = match system {
         System::Haproxy => Command::new("haproxy"),
-        System::Envoy | System::EnvoyHttp1 => {
+        System::Envoy | System::EnvoyHttp1 | System::Envoy2 => {
             Command::new(super::systems::envoy::program(workshop))
         }
-        System::Hauberk => Command::new(workshop.program("hauberk-proxy")),
+        System::Hauberk | System::Hauberk2 => Command::new(workshop.program("hauberk-proxy")),
         System::Direct | System::Relay | System::Splice | System::Nginx => return None,
     };
     let flag = if system == System::Haproxy { "-v" } else { "--version" };

@@ -20,6 +20,18 @@ pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 50, 0, 1));
 /// Address of the server's side.
 pub(super) const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 50, 0, 2));
 
+/// Address of an endpoint of the service. The first is the server's own; to the server's kernel all
+/// of the network behind the others is local.
+pub(super) fn endpoint(number: u32) -> IpAddr {
+    match number {
+        0 => SERVER,
+        other => IpAddr::V4(Ipv4Addr::from_bits(ENDPOINTS.to_bits() + other)),
+    }
+}
+
+/// The network that further endpoints are in, a /16.
+const ENDPOINTS: Ipv4Addr = Ipv4Addr::new(10, 51, 0, 0);
+
 /// Address of the service, which only exists for proxies that capture connections to it.
 pub(super) const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
@@ -77,8 +89,13 @@ impl Place {
             run(self.command(side, "sh").args(["-c", &format!("{address}{ADJUST}")]))?;
         }
         // Without a route a connection fails before it can be captured.
-        let mut route = self.command(Side::Client, "ip");
-        run(route.args(["route", "add", "10.96.0.0/16", "via", &SERVER.to_string()]))
+        let endpoints = format!("{ENDPOINTS}/16");
+        for network in ["10.96.0.0/16", &endpoints] {
+            let mut route = self.command(Side::Client, "ip");
+            run(route.args(["route", "add", network, "via", &SERVER.to_string()]))?;
+        }
+        let mut route = self.command(Side::Server, "ip");
+        run(route.args(["route", "add", "local", &endpoints, "dev", "lo"]))
     }
 
     /// A command that will run on this side, as root.

@@ -31,6 +31,8 @@ pub(super) struct Usage {
     pub(super) cpu: Duration,
     /// Resident memory now.
     pub(super) resident_kib: u64,
+    /// The most that was resident since [`Process::forget_peak`], or ever.
+    pub(super) peak_kib: u64,
     /// How often threads went to sleep or were made to, since the start.
     pub(super) switches: u64,
 }
@@ -72,6 +74,32 @@ impl Process {
         last_lines(&log.unwrap_or_default())
     }
 
+    /// Ends its input and waits for it to end by itself; returns what it printed.
+    pub(super) fn finish(mut self, limit: Duration) -> anyhow::Result<String> {
+        drop(self.child.stdin.take());
+        let status = wait_for(&self.name, limit, || Ok(self.child.try_wait()?))?;
+        if !status.success() {
+            bail!("{} failed ({status}): {}", self.name, self.last_words());
+        }
+        let log = self.log.as_ref().with_context(|| format!("{} has no log", self.name))?;
+        fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))
+    }
+
+    /// The ids of it and all processes it started.
+    pub(super) fn ids(&self) -> anyhow::Result<Vec<u32>> {
+        let stats = stats().context("cannot read /proc")?;
+        Ok(stats.keys().copied().filter(|id| descends(*id, self.id(), &stats)).collect())
+    }
+
+    /// Lets [`Usage::peak_kib`] begin at what is resident now (proc_pid_clear_refs(5)).
+    pub(super) fn forget_peak(&self) -> anyhow::Result<()> {
+        for id in self.ids()? {
+            fs::write(format!("/proc/{id}/clear_refs"), "5")
+                .with_context(|| format!("cannot reset the peak of {}", self.name))?;
+        }
+        Ok(())
+    }
+
     /// What it and all processes it started have used.
     pub(super) fn usage(&self) -> anyhow::Result<Usage> {
         let stats = stats().context("cannot read /proc")?;
@@ -81,6 +109,7 @@ impl Process {
                 let status = fs::read_to_string(format!("/proc/{id}/status"))?;
                 usage.cpu += stat.cpu;
                 usage.resident_kib += number_after(&status, "VmRSS:");
+                usage.peak_kib += number_after(&status, "VmHWM:");
                 usage.switches += switches(*id);
             }
         }

@@ -29,9 +29,16 @@ const FIGURES: &[&str] = &[
     "resident_before_in_kib",
     "resident_out_kib",
     "resident_in_kib",
+    "peak_out_kib",
+    "peak_in_kib",
     "switches_out",
     "switches_in",
     "start_s",
+    "counted_requests",
+    "syscalls_out",
+    "syscalls_in",
+    "allocations_out",
+    "allocations_in",
 ];
 
 /// What one measurement found, by the names in [`FIGURES`].
@@ -64,6 +71,7 @@ impl Measured {
             self.set(&format!("cpu_{side}_s"), cpu.as_secs_f64());
             self.set(&format!("resident_before_{side}_kib"), before.resident_kib as f64);
             self.set(&format!("resident_{side}_kib"), after.resident_kib as f64);
+            self.set(&format!("peak_{side}_kib"), after.peak_kib as f64);
             let switches = after.switches.saturating_sub(before.switches);
             self.set(&format!("switches_{side}"), switches as f64);
         }
@@ -101,6 +109,11 @@ impl Measured {
         }
         if let Some(resident) = self.both("resident_{}_kib") {
             parts.push(format!("{:.1} MiB", resident / 1024.0));
+        }
+        for (figure, name) in [("syscalls_{}", "system calls"), ("allocations_{}", "allocations")] {
+            if let Some(count) = self.both_per(figure, "counted_requests", 1.0) {
+                parts.push(format!("{count:.2} {name} per request"));
+            }
         }
         if let Some(errors) = self.get("errors").filter(|errors| *errors > 0.0) {
             parts.push(format!("{errors} ERRORS"));

@@ -3,39 +3,67 @@
 use super::{
     plot::{self, Panel},
     record::{self, Measured, Record},
+    scale,
     scenario::{Scenario, Unit},
     systems::System,
-    targets::TARGETS,
+    targets::{self, TARGETS},
 };
 use anyhow::Context;
 use clap::ValueEnum;
 use std::{fmt::Write, fs, path::Path};
 
-/// Connections held in the scenarios of idle connections.
-const IDLE_CONNECTIONS: f64 = 1_000.0;
+/// What the plot shows.
+const COST: &str = "CPU-seconds of both proxies per 100,000 requests (less is better)";
 
 /// Writes `README.md` and `cost.svg` beside `raw.csv` and shows the tables.
 pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
-    let records = record::read(directory)?;
+    let scale = scale::table(directory)?;
+    // The control plane may have been measured alone.
+    let records = match record::read(directory) {
+        Err(_) if !scale.is_empty() => Vec::new(),
+        records => records?,
+    };
     let machine = fs::read_to_string(directory.join("machine.txt")).unwrap_or_default();
-    let tables = tables(&records);
+    let tables = if records.is_empty() { scale } else { tables(&records) + &scale };
     let machine: String = machine.lines().map(|line| format!("- {line}\n")).collect();
+    let panels = panels(&records);
+    let plot = if panels.is_empty() { String::new() } else { format!("![{COST}](cost.svg)\n\n") };
     let text = format!(
         "# A run of the benchmark\n\n\
          Medians of what `raw.csv` holds; what is measured and how: `docs/reference/benchmark.md`.\n\
-         Absolute figures compare within this run only.\n\n{machine}\n{tables}"
+         Absolute figures compare within this run only.\n\n{machine}\n{plot}{tables}"
     );
     let path = directory.join("README.md");
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    let heading = "CPU-seconds of both proxies per 100,000 requests (less is better)";
-    let panels = panels(&records);
     if !panels.is_empty() {
         let path = directory.join("cost.svg");
-        fs::write(&path, plot::draw(heading, &panels))
+        fs::write(&path, plot::draw(COST, &panels))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     println!("{tables}");
     println!("bench: written to {}", directory.display());
+    Ok(())
+}
+
+/// Makes tables and plot of a run, as [`write`] has made them, part of the documentation.
+pub(super) fn publish(root: &Path, directory: &Path) -> anyhow::Result<()> {
+    let documents = root.join("docs/reference");
+    let cannot = |path: &Path| format!("cannot write {}", path.display());
+    let run = directory.file_name().unwrap_or_default().display().to_string();
+    let text = fs::read_to_string(directory.join("README.md"))?;
+    let text = text
+        .replace("# A run of the benchmark\n", &format!("# Results of the benchmark, {run}\n"))
+        .replace("`docs/reference/benchmark.md`", "[benchmark.md](benchmark.md)")
+        .replace("`raw.csv`", &format!("`bench/runs/{run}/raw.csv`"))
+        .replace("(cost.svg)", "(benchmark-results.svg)");
+    let path = documents.join("benchmark-results.md");
+    fs::write(&path, text).with_context(|| cannot(&path))?;
+    let plot = directory.join("cost.svg");
+    if plot.exists() {
+        let path = documents.join("benchmark-results.svg");
+        fs::copy(plot, &path).with_context(|| cannot(&path))?;
+    }
+    println!("bench: published in {}", documents.display());
     Ok(())
 }
 
@@ -64,17 +92,58 @@ fn tables(records: &[Record]) -> String {
         }
         text.push('\n');
     }
-    text + &targets(records) + &legend(records)
+    text + &more_workers(records) + &targets(records) + &legend(records)
+}
+
+/// What a second worker thread brings, and what it costs; nothing if it was not measured.
+fn more_workers(records: &[Record]) -> String {
+    let mut rows = String::new();
+    for scenario in Scenario::value_variants() {
+        for (one, two) in [(System::Hauberk, System::Hauberk2), (System::Envoy, System::Envoy2)] {
+            let ratio = |figure: fn(&Measured) -> Option<f64>| {
+                let of = |system| median_of(records, *scenario, system, figure);
+                Some(of(two)? / of(one).filter(|value| *value > 0.0)?)
+            };
+            let requests = ratio(|it| it.per_second("requests"));
+            let cost = ratio(|it| it.both_per("cpu_{}_s", "requests", 1e5));
+            let (Some(requests), Some(cost)) = (requests, cost) else { continue };
+            let (scenario, one) = (scenario.name(), one.name());
+            // Writing to a string does not fail.
+            let _ = writeln!(rows, "| {scenario} | {one} | {requests:.2} | {cost:.2} |");
+        }
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    let most = targets::TWO_WORKERS_CPU;
+    let least = targets::TWO_WORKERS_REQUESTS;
+    format!(
+        "## Two workers against one\n\nTargets, where two CPUs are free for each proxy: at least \
+         {least} × the requests, at most {most} × the CPU. On a machine of two CPUs that also \
+         makes the load and the answers, requests cannot grow so.\n\n\
+         | scenario | system | requests × | CPU per request × |\n|---|---|---:|---:|\n{rows}\n"
+    )
+}
+
+/// The median of a figure over the rounds in which a system's measurement succeeded.
+fn median_of(
+    records: &[Record],
+    scenario: Scenario,
+    system: System,
+    figure: fn(&Measured) -> Option<f64>,
+) -> Option<f64> {
+    let (scenario, system) = (scenario.name(), system.name());
+    let of_both = records.iter().filter(|it| it.scenario == scenario && it.system == system);
+    median(of_both.filter_map(|it| figure(&it.measured)).collect())
 }
 
 /// Hauberk's figures beside its targets; nothing if it was not measured.
 fn targets(records: &[Record]) -> String {
     let mut rows = String::new();
     for target in TARGETS {
-        let (scenario, system) = (target.scenario.name(), System::Hauberk.name());
-        let of_both = records.iter().filter(|it| it.scenario == scenario && it.system == system);
-        let figures = of_both.filter_map(|it| (target.figure)(&it.measured)).collect();
-        let Some(figure) = median(figures) else { continue };
+        let figure = median_of(records, target.scenario, System::Hauberk, target.figure);
+        let Some(figure) = figure else { continue };
+        let scenario = target.scenario.name();
         let verdict = if target.bound.is_met_by(figure) { "met" } else { "missed" };
         let (bound, figure) = (target.bound.shown(), shown(figure));
         // Writing to a string does not fail.
@@ -93,12 +162,8 @@ fn panels(records: &[Record]) -> Vec<Panel> {
     let scenarios = scenarios.filter(|scenario| scenario.unit() == Unit::Requests);
     let panels = scenarios.map(|scenario| {
         let bars = System::value_variants().iter().filter_map(|system| {
-            let (scenario, system) = (scenario.name(), system.name());
-            let of_both =
-                records.iter().filter(|it| it.scenario == scenario && it.system == system);
-            let costs = of_both.filter_map(|it| it.measured.both_per("cpu_{}_s", "requests", 1e5));
-            let cost = median(costs.collect())?;
-            Some((system, cost))
+            let cost = |it: &Measured| it.both_per("cpu_{}_s", "requests", 1e5);
+            Some((system.name(), median_of(records, *scenario, *system, cost)?))
         });
         Panel { title: format!("{}: {}", scenario.name(), scenario.text()), bars: bars.collect() }
     });
@@ -121,6 +186,10 @@ fn columns(unit: Unit) -> Vec<Column> {
         ("MiB out", |it| Some(it.get("resident_out_kib")? / 1024.0)),
         ("MiB in", |it| Some(it.get("resident_in_kib")? / 1024.0)),
     ];
+    let peak: [Column; 2] = [
+        ("peak MiB out", |it| Some(it.get("peak_out_kib")? / 1024.0)),
+        ("peak MiB in", |it| Some(it.get("peak_in_kib")? / 1024.0)),
+    ];
     match unit {
         Unit::Memory => {
             let mut columns: Vec<Column> = resident.to_vec();
@@ -142,8 +211,14 @@ fn columns(unit: Unit) -> Vec<Column> {
                 ("p99 µs", |it| it.get("p99_us")),
                 ("p99.9 µs", |it| it.get("p999_us")),
                 ("switches per request, both", |it| it.both_per("switches_{}", "requests", 1.0)),
+                ("system calls per request, both", |it| {
+                    it.both_per("syscalls_{}", "counted_requests", 1.0)
+                }),
+                ("allocations per request, both", |it| {
+                    it.both_per("allocations_{}", "counted_requests", 1.0)
+                }),
             ];
-            columns.extend(resident);
+            columns.extend(peak);
             columns
         }
         Unit::Bytes => {
@@ -151,7 +226,7 @@ fn columns(unit: Unit) -> Vec<Column> {
                 ("GB/s", |it| Some(it.per_second("bytes")? / 1e9)),
                 ("CPU-s per GB, both", |it| it.both_per("cpu_{}_s", "bytes", 1e9)),
             ];
-            columns.extend(resident);
+            columns.extend(peak);
             columns
         }
     }
@@ -159,9 +234,10 @@ fn columns(unit: Unit) -> Vec<Column> {
 
 /// Memory that a held connection added to one side.
 pub(super) fn growth(measured: &Measured, side: &str) -> Option<f64> {
-    measured.get("requests")?;
+    // Each has carried one request.
+    let connections = measured.get("requests").filter(|count| *count > 0.0)?;
     let after = measured.get(&format!("resident_{side}_kib"))?;
-    Some((after - measured.get(&format!("resident_before_{side}_kib"))?) / IDLE_CONNECTIONS)
+    Some((after - measured.get(&format!("resident_before_{side}_kib"))?) / connections)
 }
 
 fn row(records: &[&Record], columns: &[Column]) -> Vec<String> {
@@ -190,7 +266,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 /// Three digits that matter.
-fn shown(value: f64) -> String {
+pub(super) fn shown(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -226,8 +302,28 @@ mod tests {
         let text = tables(&records);
         assert!(text.contains("| relay | 150000 | 1.12 | - |"), "{text}");
         assert!(text.contains("| nginx | failed | - | - |"), "{text}");
+        assert!(!text.contains("## Two workers"), "{text}");
         assert!(!text.contains("| envoy |"), "{text}");
         assert!(!text.contains("## Targets"), "{text}");
+    }
+
+    #[test]
+    fn sets_two_workers_beside_one() {
+        let record = |system: &str, result: &str| Record {
+            system: system.to_owned(),
+            scenario: "http1-32".to_owned(),
+            failure: String::new(),
+            measured: Measured::parse(&format!("RESULT seconds=1 {result}")).unwrap(),
+        };
+        let records = [
+            record("hauberk", "requests=100000 cpu_out_s=1 cpu_in_s=1"),
+            record("hauberk-2", "requests=160000 cpu_out_s=2 cpu_in_s=2"),
+            // Counting adds a measurement without these figures.
+            record("hauberk", "counted_requests=100 syscalls_out=300 syscalls_in=100"),
+        ];
+        let text = tables(&records);
+        assert!(text.contains("| http1-32 | hauberk | 1.60 | 1.25 |"), "{text}");
+        assert!(text.contains("| hauberk | 100000 | 2.00 | - | - | - | - | 4.00 | - |"), "{text}");
     }
 
     #[test]

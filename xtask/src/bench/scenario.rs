@@ -15,9 +15,18 @@ pub(super) enum Scenario {
     /// 1,000 idle opaque TCP connections: memory
     #[value(name = "idle-1000-opaque")]
     IdleOpaque,
+    /// 10,000 idle HTTP/1.1 connections: memory
+    #[value(name = "idle-10000-http")]
+    IdleHttpMany,
+    /// 10,000 idle opaque TCP connections: memory
+    #[value(name = "idle-10000-opaque")]
+    IdleOpaqueMany,
     /// HTTP/1.1, 1,000 requests a second at fixed times: latency
     #[value(name = "rate-1000")]
     Rate,
+    /// HTTP/1.1, 5,000 requests a second at fixed times: latency
+    #[value(name = "rate-5000")]
+    RateMany,
     /// HTTP/1.1, 1 connection
     #[value(name = "http1-1")]
     Http1On1,
@@ -36,6 +45,12 @@ pub(super) enum Scenario {
     /// Unary gRPC (a message each way, trailers), 4 connections of 32 streams
     #[value(name = "grpc-4x32")]
     Grpc,
+    /// Unary gRPC (a message each way, trailers), 32 connections of 1 stream
+    #[value(name = "grpc-32x1")]
+    GrpcOn32,
+    /// gRPC messages back and forth on streams that stay open, 4 connections of 32 streams
+    #[value(name = "grpc-stream-4x32")]
+    GrpcStream,
     /// Opaque TCP, messages back and forth on 32 connections
     #[value(name = "opaque-32")]
     Opaque,
@@ -51,6 +66,35 @@ pub(super) enum Scenario {
     /// One flow of large bodies over HTTP/1.1
     #[value(name = "bulk-http")]
     BulkHttp,
+    /// HTTP/1.1, 32 connections, and 10 routes on each side that requests pass by
+    #[value(name = "routes-10")]
+    Routes10,
+    /// HTTP/1.1, 32 connections, and 100 routes on each side that requests pass by
+    #[value(name = "routes-100")]
+    Routes100,
+    /// HTTP/1.1, 32 connections, and 1,000 routes on each side that requests pass by
+    #[value(name = "routes-1000")]
+    Routes1000,
+    /// HTTP/1.1, 32 connections, to a service of 10 endpoints
+    #[value(name = "endpoints-10")]
+    Endpoints10,
+    /// HTTP/1.1, 32 connections, to a service of 1,000 endpoints
+    #[value(name = "endpoints-1000")]
+    Endpoints1000,
+}
+
+/// What a system has to know of besides its one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Routes that requests have to pass by before theirs, on each side.
+    pub(super) routes: u32,
+    /// Addresses of the service. All lead to the same server.
+    pub(super) endpoints: u32,
+}
+
+impl Shape {
+    /// One server, and nothing said about requests to it.
+    pub(super) const PLAIN: Self = Self { routes: 0, endpoints: 1 };
 }
 
 /// How results of a scenario are to be read.
@@ -78,18 +122,67 @@ impl Scenario {
 
     pub(super) fn unit(self) -> Unit {
         match self {
-            Self::Idle | Self::IdleHttp | Self::IdleOpaque => Unit::Memory,
+            Self::Idle
+            | Self::IdleHttp
+            | Self::IdleOpaque
+            | Self::IdleHttpMany
+            | Self::IdleOpaqueMany => Unit::Memory,
             Self::BulkTcp | Self::BulkHttp => Unit::Bytes,
             Self::Rate
+            | Self::RateMany
             | Self::Http1On1
             | Self::Http1On32
             | Self::Http1On128
             | Self::Http2On4
             | Self::Http2On32
             | Self::Grpc
+            | Self::GrpcOn32
+            | Self::GrpcStream
             | Self::Opaque
             | Self::ConnectHttp
-            | Self::ConnectOpaque => Unit::Requests,
+            | Self::ConnectOpaque
+            | Self::Routes10
+            | Self::Routes100
+            | Self::Routes1000
+            | Self::Endpoints10
+            | Self::Endpoints1000 => Unit::Requests,
         }
+    }
+
+    /// What systems have to be set up with.
+    pub(super) fn shape(self) -> Shape {
+        match self {
+            Self::Routes10 => Shape { routes: 10, ..Shape::PLAIN },
+            Self::Routes100 => Shape { routes: 100, ..Shape::PLAIN },
+            Self::Routes1000 => Shape { routes: 1_000, ..Shape::PLAIN },
+            Self::Endpoints10 => Shape { endpoints: 10, ..Shape::PLAIN },
+            Self::Endpoints1000 => Shape { endpoints: 1_000, ..Shape::PLAIN },
+            _ => Shape::PLAIN,
+        }
+    }
+
+    /// Whether one round has to do: it takes long, and would find the same again.
+    pub(super) fn is_costly_to_repeat(self) -> bool {
+        matches!(self, Self::IdleHttpMany | Self::IdleOpaqueMany)
+    }
+
+    /// Whether a quick run leaves it out unless it is asked for.
+    pub(super) fn is_left_out_if_quick(self) -> bool {
+        self.is_costly_to_repeat()
+            || matches!(self, Self::RateMany | Self::Routes10 | Self::Routes100 | Self::Endpoints10)
+    }
+
+    /// Seconds that a measurement takes besides what is set: making connections, reading figures.
+    pub(super) fn more_seconds(self) -> f64 {
+        match self {
+            Self::IdleHttp | Self::IdleOpaque => 3.0,
+            Self::IdleHttpMany | Self::IdleOpaqueMany => 20.0,
+            _ => 0.4,
+        }
+    }
+
+    /// Whether its system calls and allocations are counted too.
+    pub(super) fn is_counted(self) -> bool {
+        matches!(self, Self::Http1On32 | Self::Http2On4 | Self::GrpcStream | Self::Opaque)
     }
 }

@@ -19,7 +19,7 @@ use super::{
     place::{Place, SERVER, SERVICE, Side},
     process::{self, Process, Usage, run},
     record::Measured,
-    scenario::{Scenario, Unit},
+    scenario::{Scenario, Shape, Unit},
 };
 use anyhow::Context;
 use clap::ValueEnum;
@@ -46,8 +46,14 @@ pub(super) enum System {
     /// Envoy: HTTP/1.1 with mutual TLS between the pair
     #[value(name = "envoy-http1")]
     EnvoyHttp1,
+    /// Envoy with two worker threads in each proxy
+    #[value(name = "envoy-2")]
+    Envoy2,
     /// Hauberk: two proxies and a control plane for each
     Hauberk,
+    /// Hauberk with two worker threads in each proxy
+    #[value(name = "hauberk-2")]
+    Hauberk2,
 }
 
 impl System {
@@ -63,29 +69,57 @@ impl System {
     }
 
     pub(super) fn is_envoy(self) -> bool {
-        matches!(self, Self::Envoy | Self::EnvoyHttp1)
+        matches!(self, Self::Envoy | Self::EnvoyHttp1 | Self::Envoy2)
+    }
+
+    pub(super) fn is_hauberk(self) -> bool {
+        matches!(self, Self::Hauberk | Self::Hauberk2)
+    }
+
+    /// Worker threads or processes of each proxy, if the others have so many.
+    fn workers(self, usually: u32) -> u32 {
+        match self {
+            Self::Envoy2 | Self::Hauberk2 => 2,
+            _ => usually,
+        }
     }
 
     /// Whether measuring it would tell anything.
     pub(super) fn takes_part_in(self, scenario: Scenario) -> bool {
-        use Scenario::{ConnectHttp, Http1On1, Http1On32, Http1On128, Opaque, Rate};
+        use Scenario::{ConnectHttp, Grpc, Http1On1, Http1On32, Http1On128, Http2On4, Http2On32};
+        use Scenario::{Opaque, Rate, RateMany};
+        // Only these two can be told of many routes and endpoints in the same way.
+        if scenario.shape() != Shape::PLAIN {
+            return matches!(self, Self::Envoy | Self::Hauberk);
+        }
         match self {
             Self::Direct => scenario.unit() != Unit::Memory,
             Self::Splice => scenario.unit() == Unit::Bytes || scenario == Opaque,
             // With other protocols it is the same as `envoy`.
             Self::EnvoyHttp1 => {
-                let http1 = [Http1On1, Http1On32, Http1On128, Rate, ConnectHttp];
+                let http1 = [Http1On1, Http1On32, Http1On128, Rate, RateMany, ConnectHttp];
                 http1.contains(&scenario) || scenario == Scenario::BulkHttp
+            }
+            // What more workers are there for.
+            Self::Envoy2 | Self::Hauberk2 => {
+                [Http1On32, Http1On128, Http2On4, Http2On32, Grpc, Opaque].contains(&scenario)
             }
             Self::Relay | Self::Haproxy | Self::Nginx | Self::Envoy | Self::Hauberk => true,
         }
     }
 
+    /// Whether its system calls are counted. Variants do not differ in that.
+    pub(super) fn is_counted(self) -> bool {
+        matches!(self, Self::Relay | Self::Haproxy | Self::Nginx | Self::Envoy | Self::Hauberk)
+    }
+
     /// Packages of this workspace that it needs.
     pub(super) fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Hauberk => &["hauberk-proxy", "hauberk-control", "hauberk-capture"],
-            Self::Envoy | Self::EnvoyHttp1 => &["hauberk-capture"],
+            Self::Hauberk | Self::Hauberk2 => {
+                &["hauberk-proxy", "hauberk-control", "hauberk-capture"]
+            }
+            Self::Envoy | Self::EnvoyHttp1 | Self::Envoy2 => &["hauberk-capture"],
             Self::Direct | Self::Relay | Self::Splice | Self::Haproxy | Self::Nginx => &[],
         }
     }
@@ -95,8 +129,10 @@ impl System {
         match self {
             Self::Haproxy => &[("haproxy", "haproxy")],
             Self::Nginx => &[(nginx::STREAM_MODULE, "libnginx-mod-stream")],
-            Self::Envoy | Self::EnvoyHttp1 => &[("nft", "nftables"), ("python3", "python3-venv")],
-            Self::Hauberk => &[("nft", "nftables")],
+            Self::Envoy | Self::EnvoyHttp1 | Self::Envoy2 => {
+                &[("nft", "nftables"), ("python3", "python3-venv")]
+            }
+            Self::Hauberk | Self::Hauberk2 => &[("nft", "nftables")],
             Self::Direct | Self::Relay | Self::Splice => &[],
         }
     }
@@ -111,10 +147,12 @@ pub(super) enum Port {
     Http2 = 8081,
     /// HTTP/1.1 that proxies are told nothing about.
     Opaque = 8082,
+    /// HTTP/2 like the other, for gRPC streams.
+    Stream = 8083,
 }
 
 impl Port {
-    pub(super) const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Opaque];
+    pub(super) const ALL: [Self; 4] = [Self::Http1, Self::Http2, Self::Opaque, Self::Stream];
 
     pub(super) fn number(self) -> u16 {
         self as u16
@@ -148,6 +186,26 @@ impl Setup {
         SocketAddr::new(self.entrance, port.number())
     }
 
+    /// The process ids of all programs of the client's proxy and of the server's.
+    pub(super) fn ids(&self) -> anyhow::Result<Option<[Vec<u32>; 2]>> {
+        let Some([outbound, inbound]) = &self.proxies else { return Ok(None) };
+        Ok(Some([outbound.ids()?, inbound.ids()?]))
+    }
+
+    /// Forgets how much memory the proxies needed at most until now.
+    pub(super) fn forget_peak(&self) -> anyhow::Result<()> {
+        self.proxies.iter().flatten().try_for_each(Process::forget_peak)
+    }
+
+    /// What both proxies have allocated so far, where that is counted.
+    pub(super) fn allocations(&self, workshop: &Workshop) -> anyhow::Result<Option<[f64; 2]>> {
+        if !self.system.is_hauberk() {
+            return Ok(None);
+        }
+        let of = |side| hauberk::allocations(&self.place, workshop, side);
+        Ok(Some([of(Side::Client)?, of(Side::Server)?]))
+    }
+
     /// What the proxies have used; `None` if there are none.
     pub(super) fn usage(&self) -> anyhow::Result<Option<[Usage; 2]>> {
         let Some([outbound, inbound]) = &self.proxies else { return Ok(None) };
@@ -164,16 +222,10 @@ impl Setup {
     /// An error if a proxy has let anything pass in the clear. Peers need no look: those with TLS
     /// accept nothing else on their ports.
     pub(super) fn check_secured(&self, workshop: &Workshop) -> anyhow::Result<()> {
-        match self.system {
-            System::Hauberk => hauberk::check_secured(&self.place, workshop),
-            System::Direct
-            | System::Relay
-            | System::Splice
-            | System::Haproxy
-            | System::Nginx
-            | System::Envoy
-            | System::EnvoyHttp1 => Ok(()),
+        if self.system.is_hauberk() {
+            return hauberk::check_secured(&self.place, workshop);
         }
+        Ok(())
     }
 
     /// An error if a program has ended.
@@ -182,15 +234,30 @@ impl Setup {
     }
 }
 
+/// The path of a route that requests have to pass by.
+fn passed_by(number: u32) -> String {
+    format!("/elsewhere/{number:04}")
+}
+
+/// How a system is to be set up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Purpose {
+    pub(super) shape: Shape,
+    /// Allocations are to be counted, where there is a program that can.
+    pub(super) counts: bool,
+}
+
 /// Sets a system up and waits until all its ports answer.
 pub(super) fn start(
     system: System,
     workshop: &Workshop,
     options: &Options,
+    purpose: Purpose,
     place: Place,
 ) -> anyhow::Result<Setup> {
-    let starting = Starting { workshop, place: &place, workers: options.workers };
-    let mut others = vec![application::start(&starting)?];
+    let workers = system.workers(options.workers);
+    let starting = Starting { workshop, place: &place, workers, purpose };
+    let mut others = vec![application::start(&starting)?, application::start_echo(&starting)?];
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let (entrance, proxies) = match system {
         System::Direct => (SERVER, None),
@@ -198,9 +265,11 @@ pub(super) fn start(
         System::Splice => (localhost, Some(relay::start(&starting, relay::Means::Splice)?)),
         System::Haproxy => (localhost, Some(haproxy::start(&starting)?)),
         System::Nginx => (localhost, Some(nginx::start(&starting)?)),
-        System::Envoy => (SERVICE, Some(envoy::start(&starting, envoy::Between::Http2)?)),
+        System::Envoy | System::Envoy2 => {
+            (SERVICE, Some(envoy::start(&starting, envoy::Between::Http2)?))
+        }
         System::EnvoyHttp1 => (SERVICE, Some(envoy::start(&starting, envoy::Between::Http1)?)),
-        System::Hauberk => {
+        System::Hauberk | System::Hauberk2 => {
             others.extend(hauberk::control_planes(&starting)?);
             (SERVICE, Some(hauberk::start(&starting)?))
         }
@@ -239,6 +308,7 @@ struct Starting<'a> {
     workshop: &'a Workshop,
     place: &'a Place,
     workers: u32,
+    purpose: Purpose,
 }
 
 impl Starting<'_> {

@@ -39,6 +39,12 @@ impl Bound {
     }
 }
 
+/// How many times the requests of one worker two carry, at least, where two CPUs are free.
+pub(super) const TWO_WORKERS_REQUESTS: f64 = 1.6;
+
+/// How many times the CPU a request then costs, at most.
+pub(super) const TWO_WORKERS_CPU: f64 = 1.1;
+
 const CPU: &str = "CPU-s per 100k, both";
 
 /// All targets, in the order of the scenarios.
@@ -48,6 +54,10 @@ pub(super) const TARGETS: &[Target] = &[
     }),
     at_most(Scenario::IdleHttp, "KiB per connection, the larger", 4.0, |it| larger(it, growth)),
     at_most(Scenario::IdleOpaque, "KiB per connection, the larger", 20.0, |it| larger(it, growth)),
+    at_most(Scenario::IdleHttpMany, "KiB per connection, the larger", 4.0, |it| larger(it, growth)),
+    at_most(Scenario::IdleOpaqueMany, "KiB per connection, the larger", 20.0, |it| {
+        larger(it, growth)
+    }),
     at_most(Scenario::Rate, CPU, 15.0, cpu_per_100k),
     at_most(Scenario::Rate, "p50 µs", 280.0, |it| it.get("p50_us")),
     at_most(Scenario::Http1On32, CPU, 2.2, cpu_per_100k),

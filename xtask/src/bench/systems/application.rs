@@ -1,5 +1,5 @@
 //! The application: one nginx worker that answers 1 KiB from memory, so that it costs little beside
-//! the proxies.
+//! the proxies, and a server of gRPC streams, which nginx cannot be.
 
 use super::{Port, Starting};
 use crate::bench::{
@@ -9,6 +9,14 @@ use crate::bench::{
 };
 use anyhow::Context;
 use std::fs;
+
+/// Starts the server of gRPC streams.
+pub(super) fn start_echo(starting: &Starting<'_>) -> anyhow::Result<Process> {
+    let directory = starting.workshop.fresh_directory("echo")?;
+    let mut command = starting.place.command(Side::Server, starting.workshop.tool());
+    command.arg("echo").arg(format!("0.0.0.0:{}", Port::Stream.number()));
+    Process::start("the server of gRPC streams", &mut command, &directory.join("log"))
+}
 
 /// Starts it on the server's side.
 pub(super) fn start(starting: &Starting<'_>) -> anyhow::Result<Process> {
@@ -20,7 +28,7 @@ pub(super) fn start(starting: &Starting<'_>) -> anyhow::Result<Process> {
     fs::write(www.join("grpc-message"), GRPC_MESSAGE)?;
     let (root, home) = (www.display(), directory.display());
     let body = "x".repeat(1_024);
-    let [http1, http2, opaque] = Port::ALL.map(Port::number);
+    let [http1, http2, opaque, _] = Port::ALL.map(Port::number);
     // nginx refuses to POST to a file, but sends another as the page of that error; only in a file
     // can the zero bytes of a gRPC prefix be. Mirroring makes it read the request's message first,
     // as a real method does: else it resets the stream behind its response, which is allowed, and
@@ -30,7 +38,7 @@ pub(super) fn start(starting: &Starting<'_>) -> anyhow::Result<Process> {
 master_process off;
 error_log stderr error;
 pid {home}/pid;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 32768; }}
 http {{
   access_log off;
   sendfile on;

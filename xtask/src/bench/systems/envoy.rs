@@ -2,11 +2,12 @@
 //! the kernel where its client wanted to go. No access log, no authorization, no statistics beyond
 //! its own: less than what Envoy does in a mesh.
 
-use super::{Port, Starting};
+use super::{Port, Starting, passed_by};
 use crate::bench::{
     enclosure::Workshop,
-    place::{SERVER, Side},
+    place::{Side, endpoint},
     process::{Process, run},
+    scenario::Shape,
 };
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -78,29 +79,36 @@ fn one(starting: &Starting<'_>, side: Side, configuration: &Value) -> anyhow::Re
 
 /// From captured connections to the other proxy.
 fn outbound(tls: &Tls<'_>, between: Between) -> Value {
+    let shape = tls.starting.purpose.shape;
     let ports = Port::ALL.map(|port| {
         let protocol = upstream(port, between);
+        // The addresses of the application: captured again on the server's side.
+        let endpoints = if port == Port::Http1 { shape.endpoints } else { 1 };
+        let addresses: Vec<_> = (0..endpoints).map(|it| endpoint(it).to_string()).collect();
         Route {
             port,
             accepts: None,
-            // The address of the application: captured again on the server's side.
-            cluster: cluster(port, &SERVER.to_string(), protocol, Some(tls.client(protocol))),
+            cluster: cluster(port, &addresses, protocol, Some(tls.client(protocol))),
         }
     });
-    configuration("127.0.0.1", 4140, &ports)
+    configuration("127.0.0.1", 4140, shape, &ports)
 }
 
 /// From the other proxy to the application.
 fn inbound(tls: &Tls<'_>, between: Between) -> Value {
     let ports = Port::ALL.map(|port| {
-        let protocol = if port == Port::Http2 { Protocol::Http2 } else { Protocol::Http1 };
+        let protocol = match port {
+            Port::Http1 => Protocol::Http1,
+            Port::Http2 | Port::Stream => Protocol::Http2,
+            Port::Opaque => Protocol::Tcp,
+        };
         Route {
             port,
             accepts: Some(tls.server(upstream(port, between))),
-            cluster: cluster(port, "127.0.0.1", protocol, None),
+            cluster: cluster(port, &["127.0.0.1".to_owned()], protocol, None),
         }
     });
-    configuration("0.0.0.0", 4143, &ports)
+    configuration("0.0.0.0", 4143, tls.starting.purpose.shape, &ports)
 }
 
 /// What is spoken to a cluster or accepted from a client.
@@ -126,7 +134,7 @@ fn upstream(port: Port, between: Between) -> Protocol {
     match (port, between) {
         (Port::Opaque, _) => Protocol::Tcp,
         (Port::Http1, Between::Http1) => Protocol::Http1,
-        (Port::Http1, Between::Http2) | (Port::Http2, _) => Protocol::Http2,
+        (Port::Http1, Between::Http2) | (Port::Http2 | Port::Stream, _) => Protocol::Http2,
     }
 }
 
@@ -138,13 +146,13 @@ struct Route {
     cluster: Value,
 }
 
-fn configuration(address: &str, listen: u16, ports: &[Route]) -> Value {
+fn configuration(address: &str, listen: u16, shape: Shape, ports: &[Route]) -> Value {
     let chains: Vec<_> = ports
         .iter()
         .map(|path| {
             let mut chain = json!({
                 "filter_chain_match": {"destination_port": path.port.number()},
-                "filters": [filter(path.port)],
+                "filters": [filter(path.port, shape)],
             });
             if let Some(tls) = &path.accepts {
                 chain["transport_socket"] = tls.clone();
@@ -169,20 +177,23 @@ fn configuration(address: &str, listen: u16, ports: &[Route]) -> Value {
     })
 }
 
-fn filter(port: Port) -> Value {
+fn filter(port: Port, shape: Shape) -> Value {
     let name = cluster_name(port);
     if port == Port::Opaque {
         let tcp = json!({"stat_prefix": name, "cluster": name});
         let tcp = typed("filters.network.tcp_proxy.v3.TcpProxy", tcp);
         return json!({"name": "tcp", "typed_config": tcp});
     }
+    let route = |prefix: &str| json!({"match": {"prefix": prefix}, "route": {"cluster": name, "timeout": "0s"}});
+    let mut routes: Vec<_> = (0..shape.routes).map(|number| route(&passed_by(number))).collect();
+    routes.push(route("/"));
     let manager = json!({
         "stat_prefix": name,
         "codec_type": "AUTO",
         "route_config": {"virtual_hosts": [{
             "name": "all",
             "domains": ["*"],
-            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}}],
+            "routes": routes,
         }]},
         "http_filters": [{
             "name": "envoy.filters.http.router",
@@ -193,15 +204,16 @@ fn filter(port: Port) -> Value {
     json!({"name": "http", "typed_config": typed(kind, manager)})
 }
 
-fn cluster(port: Port, address: &str, protocol: Protocol, tls: Option<Value>) -> Value {
+fn cluster(port: Port, addresses: &[String], protocol: Protocol, tls: Option<Value>) -> Value {
     let name = cluster_name(port);
+    let endpoint =
+        |address: &String| json!({"endpoint": {"address": socket_address(address, port.number())}});
+    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
     let mut cluster = json!({
         "name": name,
         "type": "STATIC",
         "lb_policy": "LEAST_REQUEST",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
-            {"endpoint": {"address": socket_address(address, port.number())}},
-        ]}]},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
         "circuit_breakers": {"thresholds": [{
             "max_connections": PLENTY,
             "max_pending_requests": PLENTY,

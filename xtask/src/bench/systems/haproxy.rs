@@ -2,6 +2,7 @@
 
 use super::{Port, Starting};
 use crate::bench::{
+    enclosure::connections_at_most,
     place::{SERVER, Side},
     process::Process,
 };
@@ -19,9 +20,11 @@ pub(super) fn start(starting: &Starting<'_>) -> anyhow::Result<[Process; 2]> {
 fn one(starting: &Starting<'_>, side: Side, listeners: &str) -> anyhow::Result<Process> {
     let directory = starting.workshop.fresh_directory(&format!("haproxy-{}", side.name()))?;
     let workers = starting.workers;
+    // It refuses to start if it may not open the files for these.
+    let connections = connections_at_most(20_000) + 100;
     let text = format!(
         "global
-  maxconn 4000
+  maxconn {connections}
   nbthread {workers}
   ssl-default-bind-options ssl-min-ver TLSv1.3
   ssl-default-server-options ssl-min-ver TLSv1.3
@@ -62,6 +65,7 @@ fn client(starting: &Starting<'_>) -> String {
     listener(Port::Http1, "", "http", " alpn h2")
         + &listener(Port::Http2, " proto h2", "http", " alpn h2")
         + &listener(Port::Opaque, "", "tcp", "")
+        + &listener(Port::Stream, " proto h2", "http", " alpn h2")
 }
 
 /// From the other proxy to the application, in the clear.
@@ -82,4 +86,5 @@ fn server(starting: &Starting<'_>) -> String {
     listener(Port::Http1, " alpn h2", "http", "")
         + &listener(Port::Http2, " alpn h2", "http", " proto h2")
         + &listener(Port::Opaque, "", "tcp", "")
+        + &listener(Port::Stream, " alpn h2", "http", " proto h2")
 }

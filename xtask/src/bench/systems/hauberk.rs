@@ -5,15 +5,16 @@
 //! a proxy speaks to it in the clear. The control planes share one issuer, so that both proxies
 //! trust each other. What they use is not counted.
 
-use super::{Port, Starting};
+use super::{Port, Starting, passed_by};
 use crate::bench::{
     clock::wait_for,
-    enclosure::Workshop,
-    place::{CLIENT, Place, SERVER, SERVICE, Side},
+    enclosure::{COUNTING_PROXY, Workshop},
+    place::{CLIENT, Place, SERVER, SERVICE, Side, endpoint},
     process::{self, Process},
+    scenario::Shape,
 };
 use anyhow::{Context, ensure};
-use std::{fs, net::IpAddr, time::Duration};
+use std::{fmt::Write, fs, net::IpAddr, time::Duration};
 
 /// Ports of a control plane on loopback. The identity service's usual one is the application's.
 const DESTINATION: u16 = 8_086;
@@ -27,7 +28,8 @@ const CLUSTER_NETWORKS: &str = "10.0.0.0/8";
 /// Starts a control plane on both sides and waits until they are ready.
 pub(super) fn control_planes(starting: &Starting<'_>) -> anyhow::Result<Vec<Process>> {
     let cluster = starting.workshop.fresh_directory("cluster")?;
-    fs::write(cluster.join("cluster.yaml"), objects()).context("cannot write the cluster")?;
+    fs::write(cluster.join("cluster.yaml"), objects(starting.purpose.shape))
+        .context("cannot write the cluster")?;
     let mut started = Vec::new();
     for side in [Side::Client, Side::Server] {
         let directory = starting.workshop.fresh_directory(&format!("control-{}", side.name()))?;
@@ -76,7 +78,11 @@ fn proxy(starting: &Starting<'_>, side: Side, own: IpAddr) -> anyhow::Result<Pro
     let anchors = fs::read_to_string(starting.credential("anchors.pem"))?;
     let pod = format!("{{\"ns\":\"bench\",\"pod\":\"{name}\"}}");
     let ports = Port::ALL.map(|port| port.number().to_string()).join(",");
-    let mut command = starting.place.proxy(side, starting.workshop.program("hauberk-proxy"));
+    let program = match starting.purpose.counts {
+        true => starting.workshop.target.join(COUNTING_PROXY),
+        false => starting.workshop.program("hauberk-proxy"),
+    };
+    let mut command = starting.place.proxy(side, program);
     for (setting, value) in [
         ("CORES", starting.workers.to_string()),
         ("INBOUND_LISTEN_ADDR", "0.0.0.0:4143".to_owned()),
@@ -122,12 +128,23 @@ fn identity(side: Side) -> String {
 ///
 /// A mesh that falls back to plaintext would otherwise look fast.
 pub(super) fn check_secured(place: &Place, workshop: &Workshop) -> anyhow::Result<()> {
-    let mut command = place.command(Side::Server, "curl");
+    all_secured(&metrics(place, workshop, Side::Server)?)
+}
+
+/// How often a proxy has allocated. Only a build that counts can tell.
+pub(super) fn allocations(place: &Place, workshop: &Workshop, side: Side) -> anyhow::Result<f64> {
+    let metrics = metrics(place, workshop, side)?;
+    let mut lines = metrics.lines();
+    let count = lines.find_map(|line| line.strip_prefix("process_allocations_total "));
+    Ok(count.context("the proxy does not count its allocations")?.trim().parse()?)
+}
+
+fn metrics(place: &Place, workshop: &Workshop, side: Side) -> anyhow::Result<String> {
+    let mut command = place.command(side, "curl");
     command.args(["--silent", "--fail", "--max-time", "5", "http://127.0.0.1:4191/metrics"]);
     let log = workshop.scratch.join("metrics.out");
     let limit = Duration::from_secs(10);
-    let metrics = process::output("reading the proxy's metrics", &mut command, &log, limit)?;
-    all_secured(&metrics)
+    process::output("reading the proxy's metrics", &mut command, &log, limit)
 }
 
 fn all_secured(metrics: &str) -> anyhow::Result<()> {
@@ -149,15 +166,16 @@ fn all_secured(metrics: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The cluster: two meshed pods, and a service that selects the server.
-fn objects() -> String {
+/// The cluster: meshed pods of a client and a server, and a service that selects the server's. All
+/// of the server's pods but the first are further addresses of that one.
+fn objects(shape: Shape) -> String {
     let listed = |name: &str| {
         Port::ALL.map(|port| format!("{{name: p{0}, {name}: {0}}}", port.number())).join(", ")
     };
     let (service_ports, container_ports) = (listed("port"), listed("containerPort"));
     let opaque = Port::Opaque.number();
-    let pod = |side: Side, address: IpAddr| {
-        let name = side.name();
+    let pod = |side: Side, name: &str, address: IpAddr| {
+        let account = side.name();
         format!(
             "apiVersion: v1
 kind: Pod
@@ -165,10 +183,10 @@ metadata:
   name: {name}
   namespace: bench
   uid: {name}
-  labels: {{app: {name}, linkerd.io/control-plane-ns: linkerd}}
+  labels: {{app: {account}, linkerd.io/control-plane-ns: linkerd}}
   annotations: {{config.linkerd.io/opaque-ports: \"{opaque}\"}}
 spec:
-  serviceAccountName: {name}
+  serviceAccountName: {account}
   nodeName: node
   containers:
   - {{name: main, ports: [{container_ports}]}}
@@ -213,12 +231,90 @@ metadata:
 addressType: IPv4
 ports: [{service_ports}]
 endpoints:
-- addresses: [{SERVER}]
-  conditions: {{ready: true}}
-  targetRef: {{kind: Pod, name: server, namespace: bench}}
 "
     );
-    pod(Side::Client, CLIENT) + &pod(Side::Server, SERVER) + &service
+    let mut text = pod(Side::Client, "client", CLIENT);
+    let mut endpoints = String::new();
+    for number in 0..shape.endpoints {
+        let (name, address) = (server_pod(number), endpoint(number));
+        text += &pod(Side::Server, &name, address);
+        // Writing to a string does not fail.
+        let _ = write!(
+            endpoints,
+            "- addresses: [{address}]
+  conditions: {{ready: true}}
+  targetRef: {{kind: Pod, name: {name}, namespace: bench}}
+"
+        );
+    }
+    text + &service + &endpoints + &routes(shape)
+}
+
+/// The first is the pod that the server's proxy belongs to.
+fn server_pod(number: u32) -> String {
+    match number {
+        0 => "server".to_owned(),
+        other => format!("server-{other}"),
+    }
+}
+
+/// Routes on both sides, the last of which leads everything to the server; and, as a server with
+/// routes of its own wants, who may use them.
+fn routes(shape: Shape) -> String {
+    if shape.routes == 0 {
+        return String::new();
+    }
+    let port = Port::Http1.number();
+    let mut text = format!(
+        "---
+apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata: {{name: http, namespace: bench}}
+spec:
+  podSelector: {{matchLabels: {{app: server}}}}
+  port: {port}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: MeshTLSAuthentication
+metadata: {{name: client, namespace: bench}}
+spec: {{identities: [\"{}\"]}}
+---
+apiVersion: policy.linkerd.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: client, namespace: bench}}
+spec:
+  targetRef: {{group: policy.linkerd.io, kind: Server, name: http}}
+  requiredAuthenticationRefs:
+  - {{group: policy.linkerd.io, kind: MeshTLSAuthentication, name: client}}
+",
+        identity(Side::Client)
+    );
+    let paths = (0..shape.routes).map(passed_by).chain(["/".to_owned()]);
+    for (number, path) in paths.enumerate() {
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: out-{number}, namespace: bench}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: server, port: {port}}}]
+  rules:
+  - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]
+    backendRefs: [{{name: server, port: {port}}}]
+---
+apiVersion: policy.linkerd.io/v1beta3
+kind: HTTPRoute
+metadata: {{name: in-{number}, namespace: bench}}
+spec:
+  parentRefs: [{{group: policy.linkerd.io, kind: Server, name: http}}]
+  rules:
+  - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]
+"
+        );
+    }
+    text
 }
 
 #[cfg(test)]

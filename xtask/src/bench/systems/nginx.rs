@@ -48,7 +48,7 @@ master_process {master};
 worker_processes {workers};
 error_log stderr error;
 pid {home}/pid;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 65536; }}
 http {{
   access_log off;
   keepalive_requests 1000000000;
@@ -61,6 +61,7 @@ http {{
   proxy_http_version 1.1;
   proxy_set_header Connection \"\";
   proxy_max_temp_file_size 0;
+  client_max_body_size 0;
 {http}}}
 stream {{
 {stream}}}
@@ -89,7 +90,7 @@ fn tls_client(starting: &Starting<'_>, module: &str) -> String {
 
 /// From the client, in the clear, to the other proxy.
 fn client(starting: &Starting<'_>) -> (String, String) {
-    let [http1, http2, opaque] = Port::ALL.map(Port::number);
+    let [http1, http2, opaque, streams] = Port::ALL.map(Port::number);
     let between = Port::ALL.map(Port::between);
     let upstream = |name: &str, port: u16| {
         format!(
@@ -107,6 +108,7 @@ fn client(starting: &Starting<'_>) -> (String, String) {
         + &upstream("http1", between[0])
         + &upstream("http2", between[1])
         + &upstream("grpc", between[1])
+        + &upstream("streams", between[3])
         + &format!(
             "  server {{
     listen 127.0.0.1:{http1} backlog=4096;
@@ -116,6 +118,10 @@ fn client(starting: &Starting<'_>) -> (String, String) {
     listen 127.0.0.1:{http2} http2 backlog=4096;
     location / {{ proxy_pass https://http2; }}
     location /bench.Echo/ {{ grpc_pass grpcs://grpc; }}
+  }}
+  server {{
+    listen 127.0.0.1:{streams} http2 backlog=4096;
+    location / {{ grpc_pass grpcs://streams; }}
   }}
 "
         );
@@ -147,7 +153,7 @@ fn server(starting: &Starting<'_>) -> (String, String) {
         credential("server.key"),
         credential("anchors.pem")
     );
-    let [http1, http2, opaque] = Port::ALL.map(Port::number);
+    let [http1, http2, opaque, streams] = Port::ALL.map(Port::number);
     let between = Port::ALL.map(Port::between);
     let upstream = |name: &str, port: u16| {
         format!(
@@ -163,6 +169,7 @@ fn server(starting: &Starting<'_>) -> (String, String) {
     let http = tls.clone()
         + &upstream("http1", http1)
         + &upstream("grpc", http2)
+        + &upstream("streams", streams)
         + &format!(
             "  server {{
     listen {SERVER}:{} ssl backlog=4096;
@@ -173,8 +180,12 @@ fn server(starting: &Starting<'_>) -> (String, String) {
     location / {{ proxy_pass http://http1; }}
     location /bench.Echo/ {{ grpc_pass grpc://grpc; }}
   }}
+  server {{
+    listen {SERVER}:{} ssl http2 backlog=4096;
+    location / {{ grpc_pass grpc://streams; }}
+  }}
 ",
-            between[0], between[1]
+            between[0], between[1], between[3]
         );
     let stream = tls
         + &format!(
