@@ -223,6 +223,7 @@ fn synthesise(key: &Key, profile: Option<&Profile>) -> OutboundPolicy {
         (None, Key::Name(name) | Key::Gateway(name), Some(service)) => BackendTarget::Balance {
             authority: Authority::new(service, name.port()),
             load: Load::default(),
+            balancing: Arc::default(),
         },
         (None, Key::Name(name) | Key::Gateway(name), None) => {
             BackendTarget::Invalid(format!("nothing is known of {name} any more").into())

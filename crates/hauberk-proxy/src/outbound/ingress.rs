@@ -54,9 +54,8 @@ pub async fn serve(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result<(),
         let target = original();
         target.discovered().await.ok()?;
         let policy = target.policy();
-        opaque::choose(worker, &target, &policy, opaque::routes(&policy), Session::Opaque)
-            .await
-            .ok()
+        let (client, routes) = (facts.client.ip(), opaque::routes(&policy));
+        opaque::choose(worker, &target, &policy, routes, client, Session::Opaque).await.ok()
     };
     let timeout = worker.config.outbound.side.detect_timeout;
     let decided = Box::pin(detect::protocol(&mut io, &mut sniffed, timeout, early)).await;

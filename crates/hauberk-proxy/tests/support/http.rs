@@ -31,7 +31,11 @@ pub fn to(authority: Authority) -> OutboundPolicy {
     let parent = Meta::service("test", authority.host(), Some(authority.port()));
     let backend = Arc::new(Backend {
         meta: parent.clone(),
-        target: BackendTarget::Balance { authority, load: Load::default() },
+        target: BackendTarget::Balance {
+            authority,
+            load: Load::default(),
+            balancing: Arc::default(),
+        },
         queue: Queue::default(),
     });
     let to_backend = RouteBackend { filters: Vec::new(), backend: Arc::clone(&backend) };
