@@ -237,3 +237,66 @@ fn the_demo_shows_its_failing_doughnut() {
     assert!(response.contains(" :status=200 latency="), "{shown}");
     assert!(end.contains(" grpc-status=2 duration="), "why the doughnut fails: {shown}");
 }
+
+/// One page over HTTP/1.1 through a forwarded port.
+fn get(address: &str, path: &str) -> (String, String) {
+    let url = format!("http://{address}{path}");
+    let output = Command::new("curl")
+        .args(["-s", "--max-time", "10", "-o", "-", "-w", "\n%{http_code}", &url])
+        .output()
+        .expect("run curl");
+    let all = text(&output.stdout);
+    let (body, code) = all.rsplit_once('\n').unwrap_or_default();
+    (code.to_owned(), body.to_owned())
+}
+
+/// Shows the page, votes, and finds the vote on the leaderboard, all by a port of this machine.
+fn assert_demo_works(lab: &Lab) {
+    let (_forward, address) = lab.forward("svc/web-svc", 80);
+    let (code, page) = get(&address, "/");
+    assert_eq!(code, "200", "{page}");
+    assert!(page.contains("<html") && page.contains("/api/vote"), "{page}");
+    let votes = || {
+        let (code, board) = get(&address, "/api/leaderboard");
+        assert_eq!(code, "200", "{board}");
+        let board: serde_json::Value = serde_json::from_str(&board).expect("a leaderboard");
+        let places = board.as_array().expect("a list").clone();
+        let place = places.into_iter().find(|place| place["shortcode"] == ":ghost:");
+        place.map_or(0, |p| p["votes"].as_str().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0))
+    };
+    let before = votes();
+    let (code, said) = get(&address, "/api/vote?choice=:ghost:");
+    assert_eq!(code, "200", "{said}");
+    assert!(votes() > before, "the vote was counted");
+}
+
+#[test]
+fn the_demo_works_without_the_mesh_and_then_in_it() {
+    if !can_run("unmeshed") || !has("curl") {
+        return;
+    }
+    let examples = checkout().join("examples/emojivoto");
+    let files = std::fs::read_dir(&examples).expect("the examples").flatten();
+    let mut files: Vec<_> = files.map(|file| file.path()).collect();
+    files.sort();
+    let read = |path: &std::path::PathBuf| std::fs::read_to_string(path).expect("a manifest");
+    let plain: Vec<String> = files.iter().filter(|path| path.is_file()).map(read).collect();
+    let mut lab = Lab::up("f11", &plain.join("\n---\n"));
+    assert!(!lab.ps().iter().any(Pod::is_meshed), "{}", lab.story());
+    assert_demo_works(&lab);
+
+    let injected = Command::new(binary("hauberk")).arg("inject").arg(&examples).output();
+    let injected = injected.expect("run hauberk inject");
+    assert!(injected.status.success(), "{}", text(&injected.stderr));
+    let before = lab.ps().len();
+    let path = lab.file("injected.yml", &text(&injected.stdout));
+    lab.hauberk(&["apply", "-f", &path.display().to_string()]);
+    lab.wait("all pods are meshed", Duration::from_secs(60), |lab| {
+        let pods = lab.ps();
+        pods.len() == before && pods.iter().all(|pod| pod.is_meshed() && pod.is_ready())
+    });
+    assert_demo_works(&lab);
+    let voting = lab.metrics(&lab.pod("emojivoto", "voting"), "voting-svc");
+    let secured = ["direction=\"inbound\"", "tls=\"true\""];
+    assert!(metric(&voting, "request_total", &secured) >= 1.0, "the vote came by TLS");
+}

@@ -9,8 +9,9 @@
 
 use serde_json::Value;
 use std::{
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStderr, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -251,9 +252,43 @@ impl Lab {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
+    /// Leads a free port of this machine to a port of `place`, while the value lives.
+    pub fn forward(&self, place: &str, port: u16) -> (Forward, String) {
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(binary("hauberk"))
+            .args(["local", "port-forward", "--lab", &self.name, place, &format!("0:{port}")])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start hauberk local port-forward");
+        let mut line = String::new();
+        let mut said = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let read = said.read_line(&mut line);
+        let forward = Forward { child, _said: said };
+        read.expect("a line");
+        let address = line.strip_prefix("forwarding ").and_then(|rest| rest.split(' ').next());
+        let address = address.unwrap_or_else(|| panic!("no address: {line}\n{}", self.story()));
+        (forward, address.to_owned())
+    }
+
     /// A pod's metrics page, fetched from inside the pod.
     pub fn metrics(&self, pod: &Pod, container: &str) -> String {
         self.exec(pod, container, &["curl", "-sf", "http://127.0.0.1:4191/metrics"])
+    }
+}
+
+/// A forwarded port.
+pub struct Forward {
+    child: Child,
+    /// Kept open: a program that cannot complain ends.
+    _said: BufReader<ChildStderr>,
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -7,6 +7,7 @@ const GATES: &[(&str, &[&str])] = &[
     ("lock file", &["tree", "--locked", "--workspace", "--depth=0"]),
     ("format", &["fmt", "--all", "--check"]),
     ("tidy", &["xtask", "tidy"]),
+    ("deny", &["xtask", "deny"]),
     ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     ("docs", &["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]),
     ("binaries for the tests", &["build", "--workspace", "--bins"]),

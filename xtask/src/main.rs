@@ -1,7 +1,9 @@
-//! Development tasks: `cargo xtask tidy`, `cargo xtask ci`, `cargo xtask bench`, `cargo xtask fuzz`.
+//! Development tasks: `cargo xtask tidy`, `cargo xtask deny`, `cargo xtask ci`,
+//! `cargo xtask bench`, `cargo xtask fuzz`.
 
 mod bench;
 mod ci;
+mod deny;
 mod fuzz;
 mod tidy;
 
@@ -20,6 +22,8 @@ struct Arguments {
 enum Task {
     /// Check what no compiler checks: the direction of dependencies, banned crates and words.
     Tidy,
+    /// Check licences, bans and sources of dependencies with cargo-deny, which is installed if needed.
+    Deny,
     /// Everything a change must pass: format, lints, docs, tests, tidy.
     Ci,
     /// Measure a pair of proxies beside peers and beside none. Needs root.
@@ -31,6 +35,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Tidy => tidy::run(&root()),
+        Task::Deny => deny::run(&root()),
         Task::Ci => ci::run(&root()),
         Task::Bench(options) => bench::run(&root(), &options),
         Task::Fuzz(options) => fuzz::run(&root(), &options),

@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -237,6 +237,17 @@ fn hauberk(user: User) -> Command {
     }
 }
 
+/// The directories of all labs, wherever this user's are.
+fn state_directories() -> Vec<PathBuf> {
+    let runtime =
+        std::env::var_os("XDG_RUNTIME_DIR").map(|base| PathBuf::from(base).join("hauberk"));
+    let temporary = fs::read_dir("/tmp").into_iter().flatten().flatten().map(|entry| entry.path());
+    let temporary = temporary.filter(|path| path.to_string_lossy().starts_with("/tmp/hauberk-"));
+    let bases = temporary.chain(runtime).chain([PathBuf::from("/run/hauberk")]);
+    let labs = bases.flat_map(|base| fs::read_dir(base).into_iter().flatten().flatten());
+    labs.map(|entry| entry.path()).collect()
+}
+
 fn write_manifest(directory: &Path, number: usize, manifest: &Value) {
     let path = directory.join(format!("{number}.yaml"));
     fs::write(path, manifest.to_string()).expect("write a manifest");
@@ -380,6 +391,43 @@ fn a_crashed_container_is_started_again_and_an_unknown_image_is_explained() {
 }
 
 #[test]
+fn a_failing_liveness_probe_restarts_and_the_hook_after_the_start_runs_each_time() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let shell = |script: &str| ["sh", "-c", script].map(str::to_owned);
+    let mut main = container("main", &shell("sleep 100000"), json!([]));
+    main["volumeMounts"] = json!([{"name": "note", "mountPath": "/note"}]);
+    let hook = "echo hook >> /note/log; rm -f /note/broken; touch /note/prepared";
+    main["lifecycle"] = json!({"postStart": {"exec": {"command": shell(hook)}}});
+    let probe = |script: &str| {
+        let command = shell(script);
+        json!({"exec": {"command": command}, "periodSeconds": 1, "failureThreshold": 1})
+    };
+    main["livenessProbe"] = probe("test ! -e /note/broken || { rm /note/prepared; exit 1; }");
+    main["readinessProbe"] = probe("test -e /note/prepared");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "frail"}, "spec": {
+        "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "note", "hostPath": {"path": directory.path()}}],
+        "containers": [main],
+    }});
+    let Some(lab) = Lab::up("frail", User::Same, &[pod]) else { return };
+    let state = || {
+        let pod = lab.pods_named("frail").remove(0);
+        (pod["containers"][0]["restarts"].as_u64().expect("a number"), pod["ready"] == true)
+    };
+    let hooks = || {
+        let log = fs::read_to_string(directory.path().join("log")).expect("a log");
+        log.lines().filter(|line| *line == "hook").count()
+    };
+    // It is ready by the hook alone, so the hook has run.
+    assert_eq!((state(), hooks()), ((0, true), 1));
+    let first = lab.pods_named("frail")[0]["containers"][0]["pid"].clone();
+    fs::write(directory.path().join("broken"), "").expect("write");
+    until("it was restarted and is ready again", || state() == (1, true) && hooks() == 2);
+    assert_ne!(lab.pods_named("frail")[0]["containers"][0]["pid"], first, "another process");
+    assert!(!directory.path().join("broken").exists(), "the hook of the second start mended it");
+}
+
+#[test]
 fn sidecars_start_first_and_stop_last_and_hooks_run_before_the_end() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let note = |name: &str| {
@@ -417,6 +465,12 @@ fn nothing_is_left_when_the_front_is_killed() {
     let remains = lab.remains();
     lab.kill(lab.front.id());
     remains.assert_gone();
+    // Nobody was there to remove the lab's directory. The next command does.
+    assert!(state_directories().iter().any(|path| path.ends_with(&lab.name)));
+    until("the directory has gone too", || {
+        assert!(!lab.run(&["ps"]).status.success(), "no lab is running");
+        !state_directories().iter().any(|path| path.ends_with(&lab.name))
+    });
 }
 
 #[test]
@@ -458,6 +512,68 @@ fn an_ordinary_user_has_labs_too() {
     let remains = lab.remains();
     lab.kill(lab.front.id());
     remains.assert_gone();
+}
+
+/// Starts a lab as an ordinary user of a user namespace where `setting` is zero; what it says.
+/// Settings of `user.*` belong to a user namespace, so nobody else feels this one.
+fn refused_by(setting: &str) -> Option<String> {
+    let path = format!("/proc/sys/{}", setting.replace('.', "/"));
+    if !Path::new(&path).exists() {
+        eprintln!("SKIPPED a case: this kernel has no {setting}");
+        return None;
+    }
+    // It waits until its ids are mapped, which only somebody outside can do for several. The second
+    // shell is root from its first instruction, and so may set what the first one may not.
+    let script = format!(
+        "echo 0 > {path} && exec setpriv --reuid=4242 --regid=4242 --clear-groups \
+         \"$0\" local --lab refused-{} up --no-mesh",
+        std::process::id()
+    );
+    let wait = "read go && exec sh -c \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "sh", "-c", wait, &script, HAUBERK]).env_remove("XDG_RUNTIME_DIR");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("run unshare");
+    let own = fs::read_link("/proc/self/ns/user").expect("a user namespace");
+    let namespace = format!("/proc/{}/ns/user", child.id());
+    until("the namespace is there", || {
+        fs::read_link(&namespace).is_ok_and(|namespace| namespace != own)
+            || child.try_wait().expect("ask for the child").is_some()
+    });
+    for map in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{}/{map}", child.id());
+        fs::write(path, "0 0 65536").expect("root may map ids");
+    }
+    child.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(!output.status.success(), "it started although {setting} forbids it");
+    Some(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The other two settings of `launch.rs` exist on Debian and Ubuntu only and concern the whole
+/// machine; its own tests show them what those kernels would say.
+#[test]
+fn a_kernel_that_forbids_labs_to_ordinary_users_is_explained() {
+    if !is_root() {
+        eprintln!("SKIPPED: only root can map several ids into a namespace");
+        return;
+    }
+    let made = Command::new("unshare").args(["--user", "true"]).status();
+    let reachable = hauberk(User::Stranger).arg("version").output();
+    if !made.is_ok_and(|status| status.success())
+        || !reachable.is_ok_and(|output| output.status.success())
+    {
+        let required = std::env::var_os("HAUBERK_REQUIRE_NAMESPACES").is_some();
+        assert!(!required, "no user namespaces, or {HAUBERK} cannot be run by another user");
+        eprintln!("SKIPPED: no user namespaces, or {HAUBERK} cannot be run by another user");
+        return;
+    }
+    for setting in ["user.max_user_namespaces", "user.max_net_namespaces"] {
+        let Some(said) = refused_by(setting) else { continue };
+        let hint = format!("hint: as root: sysctl -w {setting}=15000");
+        assert!(said.contains("cannot make the lab's namespaces"), "{setting}: {said}");
+        assert!(said.contains(&hint), "{setting}: {said}");
+    }
 }
 
 /// Whether this process is root, as the file system sees it.

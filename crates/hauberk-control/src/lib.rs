@@ -16,6 +16,7 @@
 //! | [`status`] | statuses of objects as JSON, and who may ask for them |
 //! | `server` | listeners: mesh TLS or local plaintext, HTTP/2 |
 //! | `followed_files` | files that are read again when they change, keeping the last good value |
+//! | [`in_memory`] | the same without listeners, files and certificates, for simulations |
 //! | `own_identity` | the control plane's own certificates, issued by itself |
 //!
 //! Promises: a slow or stuck reader holds up nobody and skips intermediate values; a broken object,
@@ -27,6 +28,7 @@
 
 pub mod config;
 mod followed_files;
+pub mod in_memory;
 mod metrics;
 mod own_identity;
 mod publisher;

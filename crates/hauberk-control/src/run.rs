@@ -12,10 +12,12 @@ use std::time::SystemTime;
 
 use hauberk_identity::token::{AUDIENCE, TokenVerifier};
 use hauberk_identity::{Certified, Issuer, TrustAnchors};
+use hauberk_index::ClusterConfig;
 use hauberk_model::WorkloadId;
 use hauberk_process::metrics::{Kind, Metrics};
-use hauberk_process::ready::Readiness;
+use hauberk_process::ready::{Condition, Readiness};
 use hauberk_process::{Tasks, admin};
+use hauberk_resources::ResourceEvent;
 use hauberk_source::{DirectoryError, Options, Problems, Source, directory};
 use hauberk_wire::api::destination::destination_server::DestinationServer;
 use hauberk_wire::api::identity::identity_server::IdentityServer;
@@ -23,7 +25,7 @@ use hauberk_wire::api::inbound::inbound_server_policies_server::InboundServerPol
 use hauberk_wire::api::outbound::outbound_policies_server::OutboundPoliciesServer;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 use tracing::info;
 
@@ -127,28 +129,52 @@ pub async fn start(
 
     let Source { events, problems } = directory(&config.source_dir, Options::default(), tasks)?;
     count_problems(metrics, problems.clone());
-    let (subscriber, questions) = Subscriber::new();
-    let board = Board::new(config.cluster.clone(), PublisherMetrics::register(metrics));
-    let shutdown = tasks.shutdown().clone();
-    tasks.spawn_essential("publisher", publisher::run(board, events, questions, listed, shutdown));
-
-    let status = StatusRoute { subscriber: subscriber.clone() };
-    let shutdown = tasks.shutdown().clone();
-    let cluster = Arc::new(config.cluster);
-    let desk = Desk { config: cluster, subscriber, shutdown, metrics: service_metrics };
+    let served = services(events, config.cluster, listed, service_metrics, tasks, metrics);
+    let Services { destination: destination_routes, policy: policy_routes, subscriber } = served;
+    let status = StatusRoute { subscriber };
     let destination = local_address(&destination_socket, config.destination_addr);
-    let routes = Routes::new(DestinationServer::new(DestinationService { desk: desk.clone() }));
-    let (name, socket) = ("destination", destination_socket);
+    let (name, socket, routes) = ("destination", destination_socket, destination_routes);
     Listener { name, socket, certificate: certificate.clone(), routes }.serve(tasks);
 
     let policy = local_address(&policy_socket, config.policy_addr);
-    let inbound = InboundServerPoliciesServer::new(InboundPolicyService { desk: desk.clone() });
-    let outbound = OutboundPoliciesServer::new(OutboundPolicyService { desk });
-    let routes = Routes::new(inbound).add_service(outbound);
-    Listener { name: "policy", socket: policy_socket, certificate, routes }.serve(tasks);
+    let (name, socket, routes) = ("policy", policy_socket, policy_routes);
+    Listener { name, socket, certificate, routes }.serve(tasks);
 
     info!(%destination, %policy, identity = ?identity, "control plane listens");
     Ok(Running { destination, policy, identity, problems, status })
+}
+
+/// What is behind the listeners of discovery and policy.
+pub(crate) struct Services {
+    pub(crate) destination: Routes,
+    pub(crate) policy: Routes,
+    pub(crate) subscriber: Subscriber,
+}
+
+/// Starts the publisher over a source, and makes the services that answer from it.
+pub(crate) fn services(
+    events: mpsc::Receiver<ResourceEvent>,
+    cluster: ClusterConfig,
+    listed: Condition,
+    service_metrics: ServiceMetrics,
+    tasks: &Tasks,
+    metrics: &Metrics,
+) -> Services {
+    let (subscriber, questions) = Subscriber::new();
+    let board = Board::new(cluster.clone(), PublisherMetrics::register(metrics));
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn_essential("publisher", publisher::run(board, events, questions, listed, shutdown));
+
+    let (config, shutdown) = (Arc::new(cluster), tasks.shutdown().clone());
+    let desk = Desk { config, subscriber: subscriber.clone(), shutdown, metrics: service_metrics };
+    let destination = DestinationServer::new(DestinationService { desk: desk.clone() });
+    let inbound = InboundServerPoliciesServer::new(InboundPolicyService { desk: desk.clone() });
+    let outbound = OutboundPoliciesServer::new(OutboundPolicyService { desk });
+    Services {
+        destination: Routes::new(destination),
+        policy: Routes::new(inbound).add_service(outbound),
+        subscriber,
+    }
 }
 
 /// Answers `/problems` of the admin server: what is wrong with the source now, by file.

@@ -116,6 +116,21 @@ impl Listener {
     }
 }
 
+/// Serves one connection that did not come through a listener, until it ends or the process drains.
+pub(crate) fn serve_connection<I>(io: I, routes: Routes, tasks: &Tasks)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (guard, executor) = (tasks.shutdown().guard(), tasks.kind("grpc connection"));
+    let service =
+        Service { name: "memory", has_warned: AtomicBool::new(false), certificate: None, routes };
+    executor.clone().spawn(async move {
+        if let Err(reason) = service.http(io, executor, &guard).await {
+            debug!(%reason, "connection ended");
+        }
+    });
+}
+
 /// What the connections of one listener share.
 struct Service {
     name: &'static str,

@@ -3,12 +3,9 @@
 //! A failure prints its seed; `HAUBERK_SEED=<seed> cargo test -p hauberk-index --test laws` runs
 //! that seed alone.
 
-#[path = "laws/generate.rs"]
-mod generate;
-
-use generate::{Universe, keys};
 use hauberk_index::{Answer, Answered, ClusterConfig, Index, Key, Subject};
 use hauberk_resources::{Kind, Resource, ResourceEvent, ResourceKey};
+use hauberk_testkit::clusters::{Universe, keys};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -47,33 +44,6 @@ fn answers(index: &Index, keys: &[Key]) -> Vec<Answered> {
     keys.iter().map(|key| index.answer(key)).collect()
 }
 
-/// A random event; now and then one that repeats, deletes or lists what is there.
-fn event(rng: &mut SmallRng, universe: &Universe, index: &Index) -> ResourceEvent {
-    match rng.random_range(0..20) {
-        0..=14 => ResourceEvent::Applied(universe.resource(rng)),
-        15..=17 => {
-            let known: Vec<ResourceKey> =
-                index.resources().map(|resource| resource.key()).collect();
-            match known.is_empty() {
-                true => ResourceEvent::Applied(universe.resource(rng)),
-                false => ResourceEvent::Deleted(known[rng.random_range(0..known.len())].clone()),
-            }
-        }
-        18 => ResourceEvent::Deleted(universe.resource(rng).key()),
-        _ => {
-            let kind = Kind::ALL[rng.random_range(0..Kind::ALL.len())];
-            let of_kind = index.resources().filter(|resource| resource.kind() == kind).cloned();
-            let mut all: Vec<Arc<Resource>> = of_kind.filter(|_| rng.random_bool(0.7)).collect();
-            for _ in 0..rng.random_range(0..3) {
-                let new = universe.resource_of(rng, kind);
-                all.retain(|known| known.key() != new.key());
-                all.push(new);
-            }
-            ResourceEvent::Relisted { kind, all }
-        }
-    }
-}
-
 #[test]
 fn what_changes_an_answer_or_its_subjects_was_announced_by_a_subject_it_recorded() {
     for_each_seed(|rng| {
@@ -81,7 +51,7 @@ fn what_changes_an_answer_or_its_subjects_was_announced_by_a_subject_it_recorded
         let mut index = index(rng);
         let mut before = answers(&index, &keys);
         for _ in 0..EVENTS {
-            let event = event(rng, &universe, &index);
+            let event = universe.event(rng, &index);
             let changes = index.apply(event.clone());
             let after = answers(&index, &keys);
             for ((key, before), after) in keys.iter().zip(&before).zip(&after) {
@@ -109,7 +79,7 @@ fn an_index_that_lived_answers_like_one_built_from_what_is_left() {
         let (universe, keys) = (Universe, keys());
         let mut index = index(rng);
         for _ in 0..EVENTS {
-            let event = event(rng, &universe, &index);
+            let event = universe.event(rng, &index);
             index.apply(event);
         }
         let mut left: Vec<Arc<Resource>> = index.resources().cloned().collect();
@@ -160,7 +130,7 @@ fn applying_and_deleting_leaves_nothing() {
         let universe = Universe;
         let mut index = index(rng);
         for _ in 0..EVENTS {
-            let event = event(rng, &universe, &index);
+            let event = universe.event(rng, &index);
             index.apply(event);
         }
         let mut left: Vec<ResourceKey> = index.resources().map(|resource| resource.key()).collect();
@@ -179,7 +149,7 @@ fn an_event_that_changes_nothing_announces_nothing() {
         let universe = Universe;
         let mut index = index(rng);
         for _ in 0..EVENTS {
-            let event = event(rng, &universe, &index);
+            let event = universe.event(rng, &index);
             index.apply(event);
         }
         let all: Vec<Arc<Resource>> = index.resources().cloned().collect();
@@ -205,7 +175,7 @@ fn the_random_clusters_give_answers_of_every_kind() {
         let rng = &mut SmallRng::seed_from_u64(seed);
         let mut index = index(rng);
         for _ in 0..EVENTS {
-            let event = event(rng, &Universe, &index);
+            let event = Universe.event(rng, &index);
             index.apply(event);
         }
         for answered in answers(&index, &keys()) {

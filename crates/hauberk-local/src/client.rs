@@ -19,6 +19,9 @@ use crate::wire::{Incoming, Outgoing};
 /// A lab that is starting has no socket yet, but has it long before this.
 const STALE_AGE: Duration = Duration::from_secs(60);
 
+/// A socket is bound a moment before it can be connected to; after this time it is nobody's.
+const UNHEARD_AGE: Duration = Duration::from_secs(2);
+
 /// Where a lab has its socket and its notes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDirectory {
@@ -74,6 +77,7 @@ impl StateDirectory {
     /// # Errors
     /// When it cannot be made, or belongs to somebody else.
     pub fn create(&self) -> anyhow::Result<Made> {
+        self.remove_stale();
         let _ = fs::remove_dir_all(&self.path); // It need not be there.
         fs::DirBuilder::new()
             .recursive(true)
@@ -85,22 +89,22 @@ impl StateDirectory {
         if owner != rustix::process::geteuid().as_raw() {
             bail!("{} belongs to user {owner}", base.display());
         }
-        self.remove_stale();
         fs::write(self.path.join("id"), new_uid())?;
         self.made().context("the directory has vanished")
     }
 
-    /// Removes what other labs that were killed have left, a while ago.
-    fn remove_stale(&self) {
+    /// Removes what labs have left that were killed, also one of this name. Whoever asks for a lab
+    /// does this first, so that nothing stays that only a daemon could take away.
+    pub fn remove_stale(&self) {
         let base = self.path.parent().unwrap_or(&self.path);
-        let is_old = |entry: &fs::DirEntry| {
-            let age = entry.metadata().and_then(|metadata| metadata.modified());
-            age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_AGE))
-        };
-        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-            if is_old(&entry) && UnixStream::connect(entry.path().join("api.sock")).is_err() {
-                let _ = fs::remove_dir_all(entry.path()); // Somebody else may be at it.
-            }
+        let owner = fs::symlink_metadata(base).map(|metadata| metadata.uid());
+        if owner.ok() != Some(rustix::process::geteuid().as_raw()) {
+            return; // Whoever owns it could lead us elsewhere.
+        }
+        let entries = fs::read_dir(base).into_iter().flatten().flatten();
+        for stale in entries.filter(is_stale) {
+            let _ = fs::remove_dir_all(stale.path()); // Somebody else may be at it.
+            let _ = fs::remove_dir(base); // Labs may be in it.
         }
     }
 
@@ -119,6 +123,18 @@ impl StateDirectory {
         if let Some(base) = self.path.parent() {
             let _ = fs::remove_dir(base); // Another lab may be in it.
         }
+    }
+}
+
+/// Whether a lab's directory is of a lab that is no more: nobody is behind its socket, or it has
+/// none although it has had the time.
+fn is_stale(entry: &fs::DirEntry) -> bool {
+    let changed = entry.metadata().and_then(|metadata| metadata.modified());
+    let age = changed.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+    match UnixStream::connect(entry.path().join("api.sock")) {
+        Ok(_) => false,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => age > UNHEARD_AGE,
+        Err(_) => age > STALE_AGE,
     }
 }
 
@@ -225,5 +241,43 @@ impl Client {
         let mut incoming = Incoming::default();
         while incoming.receive(&self.stream).is_ok_and(|complete| !complete) {}
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::time::SystemTime;
+
+    #[test]
+    fn what_a_killed_lab_left_goes_and_what_lives_stays() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let state = |lab: &str| StateDirectory { lab: lab.to_owned(), path: base.path().join(lab) };
+        let make = |lab: &str, age: Duration| {
+            let state = state(lab);
+            fs::create_dir(&state.path).expect("a directory");
+            fs::write(state.log(), "").expect("a log");
+            let listener = UnixListener::bind(state.socket()).expect("a socket");
+            let changed = SystemTime::now() - age;
+            let directory = fs::File::open(&state.path).expect("is there");
+            directory.set_modified(changed).expect("can be set");
+            listener
+        };
+        let old = UNHEARD_AGE * 2;
+        let _alive = make("alive", old);
+        drop(make("killed", old));
+        drop(make("just-bound", Duration::ZERO));
+        for (lab, age) in [("starting", old), ("never-started", STALE_AGE * 2)] {
+            drop(make(lab, age));
+            fs::remove_file(state(lab).socket()).expect("is there");
+            let directory = fs::File::open(state(lab).path()).expect("is there");
+            directory.set_modified(SystemTime::now() - age).expect("can be set");
+        }
+        state("other").remove_stale();
+        let left = fs::read_dir(base.path()).expect("is there").flatten();
+        let mut left: Vec<_> = left.map(|e| e.file_name().into_string().expect("text")).collect();
+        left.sort();
+        assert_eq!(left, ["alive", "just-bound", "starting"]);
     }
 }

@@ -106,7 +106,7 @@ pub fn launch(
     };
     program
         .spawn_after(|pid| if root { Ok(()) } else { map_ids(pid) })
-        .map_err(|error| explain(error.into(), &sysctls()))
+        .map_err(|error| explain(error.into(), &remedies(sysctl)))
 }
 
 fn stdio(state: &StateDirectory, attachment: Attachment) -> io::Result<[OwnedFd; 3]> {
@@ -197,12 +197,15 @@ const SETTINGS: [Setting; 4] = [
     },
 ];
 
+/// The kernel's value of a setting, in this process's user namespace; none where it has no such
+/// setting.
+fn sysctl(name: &str) -> Option<u64> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 /// What to do about settings that stand in the way.
-fn sysctls() -> Vec<String> {
-    let value = |name: &str| {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
-    };
+fn remedies(value: impl Fn(&str) -> Option<u64>) -> Vec<String> {
     SETTINGS
         .iter()
         .filter(|setting| value(setting.name).is_some_and(|value| !(setting.is_fine)(value)))
@@ -241,5 +244,31 @@ mod tests {
         let text = format!("{:#}", explain(error(), &["sysctl -w a=1".to_owned()]));
         assert!(text.contains("as root: sysctl -w a=1"), "{text}");
         assert!(format!("{:#}", explain(error(), &[])).contains("run as root"));
+    }
+
+    /// A kernel with the settings of all distributions; few have more than the first two, which
+    /// `tests/local.rs` of the command line provokes for real.
+    #[test]
+    fn each_setting_that_forbids_is_named() {
+        let check = |name: &str, forbids: u64, allows: u64| {
+            let kernel = |forbidden: u64| {
+                move |asked: &str| match asked {
+                    _ if asked == name => Some(forbidden),
+                    "kernel.apparmor_restrict_unprivileged_userns" => Some(0),
+                    "kernel.unprivileged_userns_clone" => Some(1),
+                    _ => Some(15_000),
+                }
+            };
+            let remedy = format!("sysctl -w {name}={}", if allows > 1 { 15_000 } else { allows });
+            assert_eq!(remedies(kernel(forbids)), [remedy]);
+            assert_eq!(remedies(kernel(allows)), [""; 0]);
+        };
+        check("user.max_user_namespaces", 0, 15_000);
+        check("user.max_net_namespaces", 0, 15_000);
+        check("user.max_net_namespaces", 1, 2);
+        check("kernel.unprivileged_userns_clone", 0, 1);
+        check("kernel.apparmor_restrict_unprivileged_userns", 1, 0);
+        assert_eq!(remedies(|_| None), [""; 0], "a kernel without them");
+        assert_eq!(remedies(|_| Some(0)).len(), 3, "all that stand in the way are named at once");
     }
 }

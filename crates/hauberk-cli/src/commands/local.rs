@@ -174,7 +174,9 @@ struct Runtime {
 pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
     let state = || {
         let directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        StateDirectory::of(&local.lab, directory.as_deref())
+        let state = StateDirectory::of(&local.lab, directory.as_deref())?;
+        state.remove_stale();
+        anyhow::Ok(state)
     };
     match &local.command {
         Command::Up(up) => up::run(up, &state()?),

@@ -13,14 +13,14 @@ use hyper_util::rt::TokioIo;
 use rand::seq::SliceRandom;
 use rustls_pki_types::ServerName;
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -37,15 +37,43 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What connections to the control plane need.
 #[derive(Clone, Debug)]
 pub struct Connector {
-    identity: Identity,
-    anchors: Arc<TrustAnchors>,
+    way: Way,
     executor: Spawner,
+}
+
+/// How the control plane is reached.
+#[derive(Clone)]
+enum Way {
+    /// Through the kernel.
+    Network { identity: Identity, anchors: Arc<TrustAnchors> },
+    /// Inside this process.
+    Memory { window_bytes: u32, dial: Arc<Dial> },
+}
+
+/// Connects to an address inside this process.
+pub type Dial = dyn Fn(&Address) -> io::Result<DuplexStream> + Send + Sync;
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Network { .. } => "Network",
+            Self::Memory { .. } => "Memory",
+        })
+    }
 }
 
 impl Connector {
     /// A connector that shows the newest certificate of `identity`, if there is one yet.
     pub fn new(identity: Identity, anchors: Arc<TrustAnchors>, tasks: &Tasks) -> Self {
-        Self { identity, anchors, executor: tasks.kind("control-connection") }
+        let way = Way::Network { identity, anchors };
+        Self { way, executor: tasks.kind("control-connection") }
+    }
+
+    /// A connector for simulations: connections are pipes that `dial` makes, in plaintext. `window_bytes` is how much a
+    /// stream may be ahead of its reader, so that a small one shows what slow readers do to the control plane.
+    pub fn in_memory(window_bytes: u32, dial: Arc<Dial>, tasks: &Tasks) -> Self {
+        let way = Way::Memory { window_bytes, dial };
+        Self { way, executor: tasks.kind("control-connection") }
     }
 
     /// A channel that connects when it is used.
@@ -61,6 +89,10 @@ impl Connector {
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true);
+        let endpoint = match &self.way {
+            Way::Network { .. } => endpoint,
+            Way::Memory { window_bytes, .. } => endpoint.initial_stream_window_size(*window_bytes),
+        };
         let (connector, service) = (self.clone(), service.clone());
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
             let (connector, service) = (connector.clone(), service.clone());
@@ -69,12 +101,18 @@ impl Connector {
     }
 
     async fn connect(&self, service: &Service) -> io::Result<ControlIo> {
+        let (identity, anchors) = match &self.way {
+            Way::Network { identity, anchors } => (identity, anchors),
+            Way::Memory { dial, .. } => {
+                return dial(&service.address).map(|pipe| ControlIo::Plain(Raw::Memory(pipe)));
+            }
+        };
         let mut addresses = resolve(&service.address).await?;
         addresses.shuffle(&mut rand::rng());
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
-            match tokio::time::timeout(ADDRESS_TIMEOUT, self.dial(address, &service.identity)).await
-            {
+            let dialled = dial(address, &service.identity, identity, anchors);
+            match tokio::time::timeout(ADDRESS_TIMEOUT, dialled).await {
                 Ok(Ok(io)) => return Ok(io),
                 Ok(Err(error)) => last = error,
                 Err(_elapsed) => last = io::ErrorKind::TimedOut.into(),
@@ -83,37 +121,35 @@ impl Connector {
         }
         Err(last)
     }
+}
 
-    async fn dial(
-        &self,
-        address: SocketAddr,
-        expected: &Option<WorkloadId>,
-    ) -> io::Result<ControlIo> {
-        let options = ConnectionOptions {
-            nodelay: true,
-            keepalive: Some(PING_INTERVAL),
-            user_timeout: Some(PING_INTERVAL + PING_TIMEOUT),
-        };
-        let socket = crate::dial::tcp(address, &options).await?;
-        let Some(expected) = expected else {
-            return Ok(ControlIo::Plain(Raw::Tcp(socket)));
-        };
-        let config = match self.identity.certified() {
-            Some(certified) => Arc::clone(certified.client(Alpn::None)),
-            None => client_config::without_certificate(
-                &self.anchors,
-                Alpn::None,
-                &TlsSettings::default(),
-            ),
-        };
-        let name = ServerName::try_from(expected.as_str().to_owned()).map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidInput, "the service's identity is not a DNS name")
-        })?;
-        let tls = TlsConnector::from(config).connect(name, Raw::Tcp(socket)).await?;
-        expect_identity(tls.get_ref().1.peer_certificates(), expected)
-            .map_err(|wrong| io::Error::new(io::ErrorKind::PermissionDenied, wrong))?;
-        Ok(ControlIo::Tls(Box::new(tls)))
-    }
+/// A connection to one address; TLS where the service has an identity.
+async fn dial(
+    address: SocketAddr,
+    expected: &Option<WorkloadId>,
+    identity: &Identity,
+    anchors: &TrustAnchors,
+) -> io::Result<ControlIo> {
+    let options = ConnectionOptions {
+        nodelay: true,
+        keepalive: Some(PING_INTERVAL),
+        user_timeout: Some(PING_INTERVAL + PING_TIMEOUT),
+    };
+    let socket = crate::dial::tcp(address, &options).await?;
+    let Some(expected) = expected else {
+        return Ok(ControlIo::Plain(Raw::Tcp(socket)));
+    };
+    let config = match identity.certified() {
+        Some(certified) => Arc::clone(certified.client(Alpn::None)),
+        None => client_config::without_certificate(anchors, Alpn::None, &TlsSettings::default()),
+    };
+    let name = ServerName::try_from(expected.as_str().to_owned()).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidInput, "the service's identity is not a DNS name")
+    })?;
+    let tls = TlsConnector::from(config).connect(name, Raw::Tcp(socket)).await?;
+    expect_identity(tls.get_ref().1.peer_certificates(), expected)
+        .map_err(|wrong| io::Error::new(io::ErrorKind::PermissionDenied, wrong))?;
+    Ok(ControlIo::Tls(Box::new(tls)))
 }
 
 /// The addresses of a service. Loopback needs no look-up, and gets none.

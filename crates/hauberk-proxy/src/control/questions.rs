@@ -89,14 +89,8 @@ impl Question for ProfileOf {
             Target::Name(name) => name.clone(),
         };
         let request = wire::destination::request(&authority, &shared.context);
-        match self.client.get_profile(request).await {
-            Ok(response) => Ok(response.into_inner()),
-            // The control plane has no profiles for such a target.
-            Err(status) if status.code() == Code::InvalidArgument => {
-                Err(Status::not_found(status.message()))
-            }
-            Err(status) => Err(status),
-        }
+        let response = self.client.get_profile(request).await.map_err(invalid_as_absent)?;
+        Ok(response.into_inner())
     }
 
     fn take(
@@ -161,7 +155,8 @@ impl Question for EndpointsOf {
         // A new stream tells everything from the beginning. What was answered stays until it does.
         self.known = Endpoints::default();
         let request = wire::destination::request(&self.authority, &shared.context);
-        Ok(self.client.get(request).await?.into_inner())
+        let response = self.client.get(request).await.map_err(invalid_as_absent)?;
+        Ok(response.into_inner())
     }
 
     fn take(
@@ -207,6 +202,15 @@ impl EndpointsOf {
             known: Endpoints::default(),
             labelled: Endpoints::default(),
         }
+    }
+}
+
+/// Discovery says "invalid" also of what exists and has no endpoints or profile by its nature: a service that is an
+/// alias of an outside name. That may end, and until then nothing known from before holds.
+fn invalid_as_absent(status: Status) -> Status {
+    match status.code() {
+        Code::InvalidArgument => Status::not_found(status.message()),
+        _ => status,
     }
 }
 

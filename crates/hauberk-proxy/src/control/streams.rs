@@ -178,6 +178,8 @@ async fn follow<Q: Question>(
             () = shutdown.ended() => { streams.dec(); return }
         };
         streams.dec();
+        // Whether the end says that nobody is there, so that another stream's luck is news.
+        let mut is_lost = false;
         let pause = end.map(|end| {
             let labels = labels.clone().with("code", format!("{:?}", end.code()));
             shared.metrics.stream_ends.get_or_create(&labels).inc();
@@ -186,11 +188,13 @@ async fn follow<Q: Question>(
                 // The stream was as long as it should be.
                 Code::Ok => Duration::ZERO,
                 Code::NotFound | Code::Unimplemented => {
+                    failures = 0;
                     sender.send_if_modified(|answer| set(answer, Lookup::Absent));
                     ABSENT_RETRY
                 }
                 code => {
-                    if is_away(code) {
+                    is_lost = is_away(code);
+                    if is_lost {
                         shared
                             .is_reachable
                             .send_if_modified(|known| std::mem::replace(known, false));
@@ -210,7 +214,7 @@ async fn follow<Q: Question>(
         });
         tokio::select! {
             () = tokio::time::sleep(pause.unwrap_or_default()) => {}
-            () = found_again(shared), if failures > 0 => {}
+            () = found_again(shared), if is_lost => {}
             () = sender.closed() => {}
             () = shutdown.ended() => return,
         }

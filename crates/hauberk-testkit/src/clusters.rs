@@ -1,26 +1,40 @@
-//! Random objects in a small world, so that they meet: few names, few addresses, few ports.
+//! Random clusters: objects in a small world, so that they meet (few names, few addresses, few
+//! ports), what happens to them, and the questions that can be asked about them.
+//!
+//! Everything is drawn from the generator that is handed in, so a seed gives a history.
 
-use hauberk_index::{ClusterConfig, Key, Question};
-use hauberk_resources::{Kind, Resource, ResourceKey};
+use hauberk_index::{ClusterConfig, Index, Key, Question};
+use hauberk_resources::{Kind, Resource, ResourceEvent, ResourceKey};
 use rand::{Rng, rngs::SmallRng};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-const NAMESPACES: [&str; 2] = ["one", "two"];
-const SERVICES: [&str; 2] = ["web", "db"];
-const PODS: [&str; 4] = ["a", "b", "c", "d"];
-const POD_IPS: [&str; 4] = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "fd00::1"];
-const SERVICE_IPS: [&str; 3] = ["10.96.0.1", "10.96.0.2", "fd00::96"];
-const HOST_IPS: [&str; 2] = ["192.168.0.1", "192.168.0.2"];
-const OUTSIDE: [&str; 2] = ["198.51.100.1", "203.0.113.1"];
-const NODES: [&str; 2] = ["node-a", "node-b"];
+/// Namespaces of everything.
+pub const NAMESPACES: [&str; 2] = ["one", "two"];
+/// Names of services.
+pub const SERVICES: [&str; 2] = ["web", "db"];
+/// Names of pods.
+pub const PODS: [&str; 4] = ["a", "b", "c", "d"];
+/// Addresses of pods.
+pub const POD_IPS: [&str; 4] = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "fd00::1"];
+/// Addresses of services.
+pub const SERVICE_IPS: [&str; 3] = ["10.96.0.1", "10.96.0.2", "fd00::96"];
+/// Addresses of nodes.
+pub const HOST_IPS: [&str; 2] = ["192.168.0.1", "192.168.0.2"];
+/// Addresses that belong to nobody, or to an egress network.
+pub const OUTSIDE: [&str; 2] = ["198.51.100.1", "203.0.113.1"];
+/// Names of nodes.
+pub const NODES: [&str; 2] = ["node-a", "node-b"];
 const ZONES: [&str; 2] = ["east", "west"];
-const PORTS: [u16; 3] = [80, 8080, 3306];
+/// Ports of everything.
+pub const PORTS: [u16; 3] = [80, 8080, 3306];
 
-pub(crate) struct Universe;
+/// What draws objects and events.
+#[derive(Clone, Copy, Debug)]
+pub struct Universe;
 
 /// Every question about the world.
-pub(crate) fn keys() -> Vec<Key> {
+pub fn keys() -> Vec<Key> {
     let config = ClusterConfig::default();
     let question = Question::new(&config);
     let mut keys = Vec::new();
@@ -87,8 +101,38 @@ fn maybe(rng: &mut SmallRng, value: Value) -> Value {
 }
 
 impl Universe {
+    /// A random event; now and then one that repeats, deletes or lists what is in `index`.
+    pub fn event(&self, rng: &mut SmallRng, index: &Index) -> ResourceEvent {
+        match rng.random_range(0..20) {
+            0..=14 => ResourceEvent::Applied(self.resource(rng)),
+            15..=17 => {
+                let known: Vec<ResourceKey> =
+                    index.resources().map(|resource| resource.key()).collect();
+                match known.is_empty() {
+                    true => ResourceEvent::Applied(self.resource(rng)),
+                    false => {
+                        ResourceEvent::Deleted(known[rng.random_range(0..known.len())].clone())
+                    }
+                }
+            }
+            18 => ResourceEvent::Deleted(self.resource(rng).key()),
+            _ => {
+                let kind = Kind::ALL[rng.random_range(0..Kind::ALL.len())];
+                let of_kind = index.resources().filter(|resource| resource.kind() == kind).cloned();
+                let mut all: Vec<Arc<Resource>> =
+                    of_kind.filter(|_| rng.random_bool(0.7)).collect();
+                for _ in 0..rng.random_range(0..3) {
+                    let new = self.resource_of(rng, kind);
+                    all.retain(|known| known.key() != new.key());
+                    all.push(new);
+                }
+                ResourceEvent::Relisted { kind, all }
+            }
+        }
+    }
+
     /// Any object; those that answers are made of come more often.
-    pub(crate) fn resource(&self, rng: &mut SmallRng) -> Arc<Resource> {
+    pub fn resource(&self, rng: &mut SmallRng) -> Arc<Resource> {
         const FREQUENT: [Kind; 8] = [
             Kind::Pod,
             Kind::Pod,
@@ -108,7 +152,7 @@ impl Universe {
     }
 
     /// An object of a kind.
-    pub(crate) fn resource_of(&self, rng: &mut SmallRng, kind: Kind) -> Arc<Resource> {
+    pub fn resource_of(&self, rng: &mut SmallRng, kind: Kind) -> Arc<Resource> {
         let (name, fields) = fields(rng, kind);
         let mut value = json!({
             "apiVersion": if kind.group().is_empty() { "v1".to_owned() } else { format!("{}/v1", kind.group()) },
