@@ -26,7 +26,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the admin port until the process has ended.
+/// Serves the admin port until the process has ended, or a successor serves it.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, identity: Identity, tasks: Tasks) {
     let connections = tasks.kind("admin-connection");
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -34,7 +34,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, identity: Identity,
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.ended() => return,
+            () = shutdown.ended_or_replaced() => return,
         };
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
