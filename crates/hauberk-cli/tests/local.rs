@@ -460,6 +460,27 @@ fn sidecars_start_first_and_stop_last_and_hooks_run_before_the_end() {
 }
 
 #[test]
+fn a_pod_whose_probe_hangs_ends_when_asked() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let mut main = container("main", &["sleep", "100000"].map(str::to_owned), json!([]));
+    main["volumeMounts"] = json!([{"name": "notes", "mountPath": "/notes"}]);
+    let probe = ["sh", "-c", "echo probe >> /notes/log; exec sleep 1000"];
+    main["livenessProbe"] = json!({"exec": {"command": probe}, "periodSeconds": 1,
+        "timeoutSeconds": 1, "failureThreshold": 1000});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probed"}, "spec": {
+        "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "notes", "hostPath": {"path": directory.path()}}],
+        "containers": [main],
+    }});
+    let Some(lab) = Lab::up("probed", User::Same, &[client(), pod]) else { return };
+    until("a probe was given up and the next one begun", || {
+        fs::read_to_string(directory.path().join("log")).is_ok_and(|log| log.lines().count() >= 2)
+    });
+    lab.says(&["delete", "pod", "probed"]);
+    until("the pod is gone", || lab.pods_named("probed").is_empty());
+}
+
+#[test]
 fn nothing_is_left_when_the_front_is_killed() {
     let Some(mut lab) = Lab::up("front", User::Same, &[server(2), client()]) else { return };
     let remains = lab.remains();

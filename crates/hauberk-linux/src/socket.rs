@@ -30,11 +30,24 @@ pub struct ListenOptions {
     pub reuse_port: bool,
     /// Whether accepting returns `WouldBlock` instead of waiting, as async runtimes need it.
     pub nonblocking: bool,
+    /// When connections are taken.
+    pub begin: Begin,
+}
+
+/// When a listener takes connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// From the moment it is opened.
+    AtOnce,
+    /// From the call of [`begin`]. Until then the address is reserved and others that share it get
+    /// all connections.
+    Later,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { backlog: BACKLOG_DEFAULT, reuse_port: false, nonblocking: false }
+        let begin = Begin::AtOnce;
+        Self { backlog: BACKLOG_DEFAULT, reuse_port: false, nonblocking: false, begin }
     }
 }
 
@@ -91,6 +104,25 @@ pub fn listen_shared(
     Ok(listeners)
 }
 
+/// Lets a listener that was opened with [`Begin::Later`] take connections. One that does already keeps
+/// them, and only its backlog changes (listen(2)).
+///
+/// # Errors
+/// What the kernel says.
+pub fn begin(listener: &impl AsFd, backlog: i32) -> io::Result<()> {
+    SockRef::from(listener).listen(backlog)
+}
+
+/// Refuses an address that somebody listens on, even if that one would share it (`SO_REUSEPORT`).
+/// Port 0 is always fine.
+///
+/// # Errors
+/// As [`listen`]; most often `AddrInUse`.
+pub fn ensure_free(address: SocketAddr) -> io::Result<()> {
+    let options = ListenOptions { begin: Begin::Later, ..ListenOptions::default() };
+    listen(address, &options).map(drop)
+}
+
 /// Whether the error says that the kernel, or this namespace, has no such address family.
 pub fn is_family_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
@@ -106,7 +138,9 @@ fn open(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener>
     socket.set_reuse_port(options.reuse_port)?;
     socket.set_nonblocking(options.nonblocking)?;
     socket.bind(&address.into())?;
-    socket.listen(options.backlog)?;
+    if options.begin == Begin::AtOnce {
+        socket.listen(options.backlog)?;
+    }
     Ok(socket.into())
 }
 
@@ -215,6 +249,30 @@ mod tests {
         let listener = listen(loopback(), &options).unwrap();
 
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_successor_shares_the_address_and_takes_over_when_it_begins() {
+        let shared = |address, begin| {
+            let options =
+                ListenOptions { reuse_port: true, nonblocking: true, begin, ..Default::default() };
+            listen(address, &options).unwrap()
+        };
+        let old = shared(loopback(), Begin::AtOnce);
+        let address = old.local_addr().unwrap();
+        assert_eq!(ensure_free(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+
+        let new = shared(address, Begin::Later);
+        let _clients: Vec<_> = (0..32).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert!(new.accept().is_err(), "it has not begun");
+        assert_eq!(std::iter::from_fn(|| old.accept().ok()).count(), 32, "the old one got all");
+
+        begin(&new, BACKLOG_DEFAULT).unwrap();
+        drop(old);
+        let _client = TcpStream::connect(address).unwrap();
+        new.accept().unwrap();
+        drop(new);
+        ensure_free(address).unwrap();
     }
 
     #[test]

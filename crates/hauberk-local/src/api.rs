@@ -7,6 +7,8 @@
 //!
 //! Both sides are the same program, so there are no versions.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -60,9 +62,27 @@ pub enum Request {
         /// Port of the pod or service.
         port: u16,
     },
+    /// Put a new process in the place of a pod's sidecar, without a gap; the rest of the pod is not
+    /// touched.
+    Upgrade {
+        /// The pod.
+        target: Target,
+        /// The new program; the file that runs now, as it is by now, if absent.
+        program: Option<PathBuf>,
+        /// Time for the new process until it serves.
+        timeout_seconds: u64,
+    },
+    /// Run this program as the sidecar of pods that are made from now on.
+    UseProxy {
+        /// The program.
+        program: PathBuf,
+    },
     /// End the lab.
     Stop,
 }
+
+/// The container that `Upgrade` is about.
+pub const PROXY_CONTAINER: &str = "linkerd-proxy";
 
 /// A container of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +116,8 @@ pub enum Answer {
         /// Them.
         pods: Vec<PodRow>,
     },
+    /// To `Upgrade`.
+    Upgraded(Upgraded),
     /// It goes on from here.
     Ready,
     /// The end of `Exec`.
@@ -108,6 +130,16 @@ pub enum Answer {
         /// Why.
         error: String,
     },
+}
+
+/// A sidecar that was upgraded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upgraded {
+    /// Process id of the former one, as the machine sees it; none if there was none at the time.
+    pub pid_before: Option<u32>,
+    /// Process id of the new one.
+    pub pid_after: Option<u32>,
 }
 
 /// How far a lab is.
@@ -174,6 +206,8 @@ pub struct ContainerRow {
     pub ready: bool,
     /// What it does, in a word or two.
     pub state: String,
+    /// Processes it was before upgrades, which finish what they have.
+    pub draining: Vec<u32>,
 }
 
 impl ContainerRow {
@@ -183,6 +217,7 @@ impl ContainerRow {
             name: one.name.clone(),
             kind: one.kind,
             pid: one.pid(),
+            draining: one.draining.clone(),
             restarts: one.restarts,
             ready: one.ready,
             state: match &one.state {

@@ -7,7 +7,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -256,6 +258,19 @@ impl Home {
     pub fn inside_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         let [network, ..] = &self.namespaces;
         inside(&[network], work)
+    }
+
+    /// A socket on which a process of the pod can say that it serves, and its name as
+    /// [`hauberk_process::notify`] takes it. It is reached from the pod's network namespace only.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn ready_socket(&self) -> io::Result<(String, UnixDatagram)> {
+        let name = format!("hauberk-{}", crate::objects::new_uid());
+        let address = SocketAddr::from_abstract_name(&name)?;
+        let socket = self.inside_network(|| UnixDatagram::bind_addr(&address))??;
+        socket.set_nonblocking(true)?;
+        Ok((format!("@{name}"), socket))
     }
 
     fn ensure_mount_points(&self, mounts: &[Mount], machine: &Machine) -> anyhow::Result<()> {

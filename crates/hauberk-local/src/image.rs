@@ -31,6 +31,8 @@ pub struct Images {
     directory: PathBuf,
     /// Named by the user, full image name without tag to command line.
     mapped: BTreeMap<String, Vec<String>>,
+    /// Programs of our own that are elsewhere, by name.
+    moved: BTreeMap<String, PathBuf>,
 }
 
 /// An image nobody has told the program of.
@@ -47,12 +49,17 @@ pub struct UnknownImage {
 impl Images {
     /// Our own programs are those in `directory`.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, mapped: BTreeMap::new() }
+        Self { directory, ..Self::default() }
     }
 
     /// Tells the program of an image, which is given without its tag.
     pub fn map(&mut self, image: &str, command: &str) {
         self.mapped.insert(image.to_owned(), words(command));
+    }
+
+    /// Tells that a program of our own is there, instead of in the directory or on `PATH`.
+    pub fn move_program(&mut self, name: &str, path: PathBuf) {
+        self.moved.insert(name.to_owned(), path);
     }
 
     /// The directory with our own programs.
@@ -81,6 +88,9 @@ impl Images {
             let (container, image) = (container.name.clone(), container.image.clone());
             return Err(UnknownImage { container, image });
         }
+        if let Some(moved) = command.first().and_then(|name| self.moved.get(name)) {
+            command[0] = moved.to_string_lossy().into_owned();
+        }
         command.extend(container.args.iter().cloned());
         Ok(command)
     }
@@ -92,7 +102,9 @@ impl Images {
         }
         let last = name.rsplit('/').next()?;
         let (_, program) = OWN_IMAGES.iter().find(|(image, _)| *image == last)?;
-        Some(vec![self.directory.join(program).to_string_lossy().into_owned()])
+        let moved = self.moved.contains_key(*program);
+        let path = if moved { program.into() } else { self.directory.join(program) };
+        Some(vec![path.to_string_lossy().into_owned()])
     }
 }
 
@@ -159,6 +171,20 @@ mod tests {
         let redis: &[&str] = &["redis-server", "--save", "", "x"];
         check("docker.io/library/redis:7", &[], &["x"], Ok(redis));
         check("nginx:1", &[], &["x"], Err(()));
+    }
+
+    #[test]
+    fn a_program_of_our_own_can_be_elsewhere() {
+        let mut images = Images::new("/opt".into());
+        images.move_program("hauberk-proxy", "/new/proxy".into());
+        let by_image = Container { image: "hauberk/proxy:1".into(), ..Container::default() };
+        let by_name = Container { command: vec!["hauberk-proxy".into()], ..Container::default() };
+        let other = Container { command: vec!["hauberk".into()], ..Container::default() };
+        for (container, expect) in
+            [(by_image, "/new/proxy"), (by_name, "/new/proxy"), (other, "hauberk")]
+        {
+            assert_eq!(images.command(&Metadata::default(), &container).unwrap(), [expect]);
+        }
     }
 
     #[test]

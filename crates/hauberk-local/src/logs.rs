@@ -62,19 +62,26 @@ impl Log {
         let _ = written.wait_for(|end| *end > offset).await;
     }
 
-    /// Appends all that comes out of a pipe until every writer has closed it.
-    pub async fn follow(&self, mut pipe: pipe::Receiver) {
-        let mut buffer = vec![0; 8192];
-        loop {
-            match pipe.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(length) => self.append(&buffer[..length]),
-            }
-        }
+    /// The last lines that are not blank, at most so many.
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.read(0).0).into_owned();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Appends all that comes out of a pipe to some logs, until every writer has closed it.
+pub async fn follow(mut pipe: pipe::Receiver, logs: Vec<std::sync::Arc<Log>>) {
+    let mut buffer = vec![0; 8192];
+    loop {
+        match pipe.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => logs.iter().for_each(|log| log.append(&buffer[..length])),
+        }
     }
 }
 
@@ -93,6 +100,14 @@ mod tests {
         let (rest, end) = log.read(offset);
         assert_eq!((rest.len(), end), (BYTES_MAX, 7 + BYTES_MAX as u64));
         assert_eq!(log.read(end).0, b"");
+    }
+
+    #[test]
+    fn the_last_lines_are_found() {
+        let log = Log::default();
+        assert!(log.last_lines(2).is_empty());
+        log.append(b"one\ntwo\n\nthree");
+        assert_eq!(log.last_lines(2), ["two", "three"]);
     }
 
     #[tokio::test]

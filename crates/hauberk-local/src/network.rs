@@ -115,6 +115,9 @@ pub fn plug(pod: &Namespace, uts: &Namespace, hostname: &str, plug: Plug) -> Res
     inside(&[pod, uts], || {
         // Containers bind low ports without privilege, as container runtimes let them.
         let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+        // Handshakes with a sidecar that is being replaced go on with its successor, for both
+        // families; before Linux 5.14 those of that very moment are reset.
+        let _ = fs::write("/proc/sys/net/ipv4/tcp_migrate_req", "1");
         nix::unistd::sethostname(hostname).map_err(|error| name_or_io(error.into()))?;
         own.apply()
     })

@@ -7,17 +7,23 @@
 //!
 //! The lab's one writer gets each new state as a [`Report`]; it asks for the end through
 //! [`Pod::stop`]. Nothing is decided here about whether a pod should exist.
+//!
+//! A container can be upgraded while it runs ([`Pod::upgrade`]): a new process starts beside the old
+//! one and takes over. Nothing else of the pod takes notice.
 
 mod life;
+mod upgrade;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hauberk_process::Tasks;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::api::Upgraded;
 use crate::container::{Home, Machine};
 use crate::logs::Log;
 use crate::network::Plug;
@@ -26,6 +32,7 @@ use crate::spec::RestartPolicy;
 use crate::status::{ContainerStatus, Phase, PodStatus, State};
 
 use life::{Fate, container_life};
+use upgrade::Upgrade;
 
 /// Sidecars get at least this long to end after the containers proper.
 const SIDECAR_GRACE: Duration = Duration::from_secs(2);
@@ -68,6 +75,8 @@ pub struct Pod {
     stop: watch::Sender<bool>,
     status: Mutex<PodStatus>,
     changed: Notify,
+    /// To the tasks of containers that have been started.
+    upgrades: Mutex<BTreeMap<String, mpsc::Sender<Upgrade>>>,
 }
 
 impl Pod {
@@ -78,7 +87,8 @@ impl Pod {
         let containers = all.iter().map(|one| ContainerStatus::new(&one.name, one.kind)).collect();
         let status = Mutex::new(PodStatus { containers, ..PodStatus::default() });
         let (home, stop, changed) = (OnceLock::new(), watch::Sender::new(false), Notify::new());
-        Self { plan, plug, logs, home, stop, status, changed }
+        let upgrades = Mutex::default();
+        Self { plan, plug, logs, home, stop, status, changed, upgrades }
     }
 
     /// Asks the pod to end. May be called again.
@@ -112,6 +122,36 @@ impl Pod {
     /// Its namespaces, once they are made.
     pub fn home(&self) -> Option<&Home> {
         self.home.get()
+    }
+
+    /// Replaces the process of a container by one of `program`, or of the same program as its file
+    /// is by now, and returns when the new one serves. The program must know how to take over, as
+    /// `hauberk-proxy` does.
+    ///
+    /// # Errors
+    /// Why the old process goes on instead.
+    pub async fn upgrade(
+        &self,
+        container: &str,
+        program: Option<PathBuf>,
+        timeout: Duration,
+    ) -> Result<Upgraded, String> {
+        let name = &self.plan.name;
+        let none = || format!("pod {name} has no container {container} that was started");
+        let sender = self.upgrade_sender(container).ok_or_else(none)?;
+        let (answer, answered) = oneshot::channel();
+        sender.try_send(Upgrade { program, timeout, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                format!("another upgrade of {container} in pod {name} is under way")
+            }
+            mpsc::error::TrySendError::Closed(_) => none(),
+        })?;
+        let ended = |_| format!("{container} of pod {name} ended meanwhile");
+        answered.await.map_err(ended)?
+    }
+
+    fn upgrade_sender(&self, container: &str) -> Option<mpsc::Sender<Upgrade>> {
+        self.upgrades.lock().unwrap_or_else(PoisonError::into_inner).get(container).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, PodStatus> {
@@ -312,12 +352,17 @@ impl Started<'_> {
 
     fn start(&self, plan: &ContainerPlan, policy: RestartPolicy) -> Task {
         let stop = watch::Sender::new(None);
+        let (sender, upgrades) = mpsc::channel(1);
+        let mut all = self.pod.upgrades.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(plan.name.clone(), sender);
+        drop(all);
         let life = container_life(
             Arc::clone(self.pod),
             self.surroundings.clone(),
             plan.clone(),
             policy,
             stop.subscribe(),
+            upgrades,
         );
         Task { stop, handle: self.surroundings.tasks.spawn("container", life) }
     }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::api::{Answer, Request, Target};
+use crate::api::{Answer, PROXY_CONTAINER, Request, Target};
 use crate::container::Machine;
 use crate::lab::Event;
 use crate::pod::{Pod, execute};
@@ -26,6 +26,9 @@ use crate::wire::{Incoming, Outgoing};
 const CONNECTIONS_MAX: usize = 512;
 /// Time to open a connection inside a pod, which is on this machine.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time that a new sidecar gets until it serves.
+const UPGRADE_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// What conversations need.
 #[derive(Clone, Debug)]
@@ -73,6 +76,15 @@ impl Server {
                 self.exec(&mut stream, target, &command, descriptors).await
             }
             Request::Dial { target, port } => self.dial(&stream, target, port).await,
+            Request::Upgrade { target, program, timeout_seconds } => {
+                let timeout = Duration::from_secs(timeout_seconds).min(UPGRADE_TIMEOUT_MAX);
+                let upgraded = match self.find(&target, None).await {
+                    Ok((pod, _)) => pod.upgrade(PROXY_CONTAINER, program, timeout).await,
+                    Err(error) => Err(error),
+                };
+                let failed = |error| Answer::Failed { error };
+                send(&stream, &upgraded.map_or_else(failed, Answer::Upgraded), &[]).await
+            }
             Request::Stop => {
                 let answer = self.ask(Request::Stop).await;
                 send(&stream, &answer, &[]).await?;

@@ -87,13 +87,23 @@ pub struct ContainerStatus {
     pub started: bool,
     /// Whether it may get traffic.
     pub ready: bool,
+    /// Processes it was before upgrades, which finish what they have; ids as the machine sees them.
+    pub draining: Vec<u32>,
 }
 
 impl ContainerStatus {
     /// A container that nobody has touched yet.
     pub fn new(name: &str, kind: ContainerKind) -> Self {
         let state = State::Waiting { reason: "PodInitializing".into(), message: String::new() };
-        Self { name: name.to_owned(), kind, state, restarts: 0, started: false, ready: false }
+        Self {
+            name: name.to_owned(),
+            kind,
+            state,
+            restarts: 0,
+            started: false,
+            ready: false,
+            draining: Vec::new(),
+        }
     }
 
     /// The process id as the machine sees it.

@@ -13,7 +13,7 @@
 //! | `/shutdown` | POST | loopback | begins to drain; 404 unless enabled |
 //!
 //! A binary adds its own with [`Admin::with_route`]. The server answers until the process ends, also while it
-//! drains. Bounds: 128 connections, 64 KiB of request body, 10 s for a request to arrive.
+//! drains, unless a successor answers on the same port. Bounds: 128 connections, 64 KiB of request body, 10 s for a request to arrive.
 //! Not here: TLS and policy; a proxy that applies them to its admin port terminates the connection
 //! itself and calls [`Admin::serve_gated`].
 
@@ -56,7 +56,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which usually means that descriptors have run out.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// Time for answers in flight when the process ends.
+/// Time for answers in flight when the process ends, or a successor has taken over.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Variables that callers from elsewhere may see: settings by contract, never secrets.
 const PUBLIC_ENV_PREFIX: &str = "LINKERD2_PROXY_";
@@ -166,7 +166,7 @@ impl Admin {
             loop {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
-                    () = shutdown.ended() => return,
+                    () = shutdown.ended_or_replaced() => return,
                 };
                 let (stream, peer) = match accepted {
                     Ok(accepted) => accepted,
@@ -190,7 +190,7 @@ impl Admin {
         });
     }
 
-    /// Serves one connection until it closes or the process has ended.
+    /// Serves one connection until it closes, or the process has ended or been replaced.
     pub async fn serve_connection<I>(
         self: Arc<Self>,
         io: I,
@@ -241,7 +241,7 @@ impl Admin {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let result = tokio::select! {
             result = connection.as_mut() => Ok(result),
-            () = shutdown.ended() => {
+            () = shutdown.ended_or_replaced() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(END_TIMEOUT, connection).await
             }

@@ -27,13 +27,15 @@
 //! ```
 //!
 //! Promises: a task started through [`Tasks`] has a name and is waited for; the process ends at the
-//! latest when the grace period is over; the admin server answers until the very end.
+//! latest when the grace period is over; the admin server answers until the very end, or until a
+//! successor answers instead.
 //! Not here: anything that knows what a mesh is, TLS, settings and their parsing.
 
 pub mod admin;
 pub mod build_info;
 pub mod logging;
 pub mod metrics;
+pub mod notify;
 pub mod ready;
 pub mod shutdown;
 pub mod tasks;

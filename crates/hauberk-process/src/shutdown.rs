@@ -9,6 +9,10 @@
 //! 3. *ended*: [`Shutdown::finish`] has returned; only servers that answer to the very end (admin)
 //!    wait for this one.
 //!
+//! A process whose successor serves already ([`Cause::Replaced`]) is *replaced* when it drains: what
+//! is addressed by port then belongs to the successor, and nobody waits for this process to be gone,
+//! so it need not hurry its clients.
+//!
 //! Work that must be finished holds a [`DrainGuard`]. The process ends when the last guard is
 //! dropped, when the grace period is over, or when it is forced, whichever comes first.
 //! Not here: the joining of tasks (see [`crate::Tasks`]) and the call of `exit`.
@@ -35,6 +39,8 @@ pub enum Cause {
     Requested,
     /// The work is done; nobody asked.
     Finished,
+    /// A successor serves in its place.
+    Replaced,
     /// Something the process cannot do without has failed. The text says what.
     Failure(String),
 }
@@ -47,6 +53,7 @@ impl fmt::Display for Cause {
             Cause::Signal(number) => write!(f, "signal {number}"),
             Cause::Requested => f.write_str("requested"),
             Cause::Finished => f.write_str("finished"),
+            Cause::Replaced => f.write_str("replaced"),
             Cause::Failure(what) => write!(f, "failure: {what}"),
         }
     }
@@ -85,7 +92,7 @@ impl Exit {
             (Cause::Signal(number), Outcome::Forced) => {
                 u8::try_from(128 + number).unwrap_or(u8::MAX)
             }
-            (Cause::Requested | Cause::Finished, Outcome::Forced) => 1,
+            (Cause::Requested | Cause::Finished | Cause::Replaced, Outcome::Forced) => 1,
             (_, Outcome::Drained | Outcome::GraceOver { .. }) => 0,
         }
     }
@@ -101,6 +108,7 @@ pub struct Shutdown {
 struct Inner {
     cause: OnceLock<Cause>,
     draining: CancellationToken,
+    replaced: CancellationToken,
     forced: CancellationToken,
     ended: CancellationToken,
     guards: TaskTracker,
@@ -114,8 +122,12 @@ impl Shutdown {
 
     /// Begins to drain. Only the first cause is kept; later calls do nothing.
     pub fn drain(&self, cause: Cause) {
+        let is_replaced = cause == Cause::Replaced;
         if self.inner.cause.set(cause).is_ok() {
             self.inner.guards.close();
+            if is_replaced {
+                self.inner.replaced.cancel();
+            }
             self.inner.draining.cancel();
         }
     }
@@ -139,6 +151,20 @@ impl Shutdown {
     /// Waits until draining begins. Cancel-safe.
     pub async fn draining(&self) {
         self.inner.draining.cancelled().await;
+    }
+
+    /// Whether a successor serves in this process's place. Known before draining can be seen.
+    pub fn is_replaced(&self) -> bool {
+        self.inner.replaced.is_cancelled()
+    }
+
+    /// Waits until requests that are not part of what has begun belong to somebody else: a successor
+    /// serves, or the process has ended. Cancel-safe.
+    pub async fn ended_or_replaced(&self) {
+        tokio::select! {
+            () = self.inner.replaced.cancelled() => {}
+            () = self.inner.ended.cancelled() => {}
+        }
     }
 
     /// Waits until draining begins; the future owns what it needs, for use in stored futures.
@@ -256,6 +282,23 @@ pub fn on_signals(tasks: &Tasks) -> io::Result<()> {
     Ok(())
 }
 
+/// Listens for SIGUSR2, by which whoever has started a successor says that it serves: the process
+/// drains as [`Cause::Replaced`]. As [`on_signals`] otherwise.
+///
+/// # Errors
+/// When the operating system refuses the handler.
+pub fn on_replacement(tasks: &Tasks) -> io::Result<()> {
+    let mut replaced = signal(SignalKind::user_defined2())?;
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn("replacement", async move {
+        tokio::select! {
+            _ = replaced.recv() => shutdown.drain(Cause::Replaced),
+            () = shutdown.ended() => {}
+        }
+    });
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,6 +341,21 @@ mod tests {
         let exit = shutdown.finish(Duration::from_secs(60)).await;
         assert_eq!(exit.outcome, Outcome::Forced);
         assert_eq!(exit.code(), 143);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_process_says_so_and_drains() {
+        let ordinary = Shutdown::new();
+        ordinary.drain(Cause::Signal(15));
+        ordinary.drain(Cause::Replaced);
+        assert!(!ordinary.is_replaced(), "it ends for another reason");
+        let shutdown = Shutdown::new();
+        assert!(!shutdown.is_replaced());
+        shutdown.drain(Cause::Replaced);
+        assert!(shutdown.is_replaced());
+        shutdown.ended_or_replaced().await;
+        let exit = shutdown.finish(Duration::from_secs(1)).await;
+        assert_eq!((exit.cause.to_string().as_str(), exit.code()), ("replaced", 0));
     }
 
     #[tokio::test(start_paused = true)]

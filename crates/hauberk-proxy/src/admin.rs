@@ -104,7 +104,7 @@ impl Door {
     }
 }
 
-/// Serves the admin port until the process has ended.
+/// Serves the admin port until the process has ended, or a successor serves it.
 pub async fn serve(
     listener: TcpListener,
     admin: Arc<Admin>,
@@ -118,7 +118,7 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.ended() => return,
+            () = shutdown.ended_or_replaced() => return,
         };
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,

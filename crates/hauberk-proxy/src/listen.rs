@@ -2,7 +2,12 @@
 //!
 //! Each worker has a listener of its own on every address (`SO_REUSEPORT`), so no connection changes threads. Sockets
 //! are bound before the first certificate is there and accepted from only afterwards: the kernel's queue holds early
-//! connections. Accepting ends when draining begins.
+//! connections. Accepting ends when draining begins, after what already waits in the queue has been accepted: closing
+//! would reset it.
+//!
+//! A successor ([`Start::TakeOver`]) shares the addresses of the proxy that runs, and begins to listen only when it can
+//! serve. Handshakes that the old listener's end would cut off go on with the successor where
+//! `net.ipv4.tcp_migrate_req` is set (Linux 5.14).
 
 use crate::{
     connection::{Direction, Facts, NoTls, Tls},
@@ -14,7 +19,7 @@ use crate::{
 };
 use hauberk_linux::{
     original_dst::{canonical, original_dst},
-    socket::{self, ListenOptions},
+    socket::{self, Begin, ListenOptions},
 };
 use std::{
     io,
@@ -36,6 +41,15 @@ pub enum OriginalDst {
     Fixed(SocketAddr),
 }
 
+/// Whether the proxy is the first one at its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Nobody else may listen there.
+    Fresh,
+    /// Another proxy of the same user serves there and will be told to leave once this one serves too.
+    TakeOver,
+}
+
 /// The listeners of one worker.
 #[derive(Debug)]
 pub struct Listeners {
@@ -50,12 +64,12 @@ pub struct Listeners {
 /// # Errors
 /// With the address in the text. An outbound address of a family that this kernel lacks is left out, unless it is the
 /// only one.
-pub fn bind(config: &Config) -> io::Result<Vec<Listeners>> {
-    let mut inbound =
-        listeners(config.inbound.listen, config.workers, &config.inbound.side)?.into_iter();
+pub fn bind(config: &Config, start: Start) -> io::Result<Vec<Listeners>> {
+    let side = &config.inbound.side;
+    let mut inbound = shared(config.inbound.listen, config.workers, side, start)?.into_iter();
     let mut outbound = Vec::new();
     for address in &config.outbound.listen {
-        match listeners(*address, config.workers, &config.outbound.side) {
+        match shared(*address, config.workers, &config.outbound.side, start) {
             Ok(bound) => outbound.push(bound.into_iter()),
             Err(error) if config.outbound.listen.len() > 1 && address.is_ipv6() => {
                 tracing::warn!(%address, %error, "cannot listen on this address, going on without");
@@ -70,10 +84,58 @@ pub fn bind(config: &Config) -> io::Result<Vec<Listeners>> {
     Ok(workers.collect())
 }
 
-fn listeners(address: SocketAddr, count: usize, side: &Side) -> io::Result<Vec<StdListener>> {
-    let backlog = side.backlog.unwrap_or(socket::BACKLOG_DEFAULT);
-    let options = ListenOptions { backlog, nonblocking: true, ..ListenOptions::default() };
+/// Binds the listener of the admin or tap server.
+///
+/// # Errors
+/// With the address in the text.
+pub fn bind_server(address: SocketAddr, config: &Config, start: Start) -> io::Result<StdListener> {
+    let listeners = shared(address, 1, &config.inbound.side, start)?;
+    Ok(listeners.into_iter().next().expect("one listener was asked for"))
+}
+
+/// Binds listeners that share an address with each other and with a successor.
+fn shared(
+    address: SocketAddr,
+    count: usize,
+    side: &Side,
+    start: Start,
+) -> io::Result<Vec<StdListener>> {
+    let begin = match start {
+        Start::Fresh => {
+            // Sharing would hide that another proxy is there.
+            socket::ensure_free(address)?;
+            Begin::AtOnce
+        }
+        Start::TakeOver => Begin::Later,
+    };
+    let options =
+        ListenOptions { backlog: backlog(side), nonblocking: true, begin, ..Default::default() };
     socket::listen_shared(address, count, &options)
+}
+
+fn backlog(side: &Side) -> i32 {
+    side.backlog.unwrap_or(socket::BACKLOG_DEFAULT)
+}
+
+impl Listeners {
+    /// Takes connections from now on, if not already.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn begin(&self, config: &Config) -> io::Result<()> {
+        socket::begin(&self.inbound, backlog(&config.inbound.side))?;
+        let backlog = backlog(&config.outbound.side);
+        self.outbound.iter().try_for_each(|listener| socket::begin(listener, backlog))
+    }
+}
+
+/// The listener of the admin or tap server, taking connections from now on.
+///
+/// # Errors
+/// What the kernel says.
+pub fn begin_server(listener: StdListener, config: &Config) -> io::Result<TcpListener> {
+    socket::begin(&listener, backlog(&config.inbound.side))?;
+    TcpListener::from_std(listener)
 }
 
 /// Accepting waits so long after a failure, which usually means that descriptors have run out: some connection must
@@ -98,7 +160,7 @@ pub async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = worker.shutdown.draining() => return,
+            () = worker.shutdown.draining() => break,
         };
         match accepted {
             Ok((socket, client)) => {
@@ -113,6 +175,34 @@ pub async fn accept(
                 is_failing = true;
                 tokio::time::sleep(FAILURE_PAUSE).await;
             }
+        }
+    }
+    match listener.into_std() {
+        Ok(listener) => take_rest(&worker, &listener, direction, original),
+        Err(error) => tracing::warn!(%error, "cannot accept the connections that wait"),
+    }
+}
+
+/// Connections accepted after draining has begun; more than a queue holds, so that a listener that is filled as fast
+/// as it is emptied does not keep a draining worker.
+const REST_MAX: usize = 8192;
+
+/// Accepts what waits in the queue. Tokio may not know of it yet, so the kernel is asked.
+fn take_rest(
+    worker: &Rc<Worker>,
+    listener: &StdListener,
+    direction: Direction,
+    original: OriginalDst,
+) {
+    for _ in 0..REST_MAX {
+        let accepted = listener.accept().and_then(|(socket, client)| {
+            socket.set_nonblocking(true)?;
+            Ok((TcpStream::from_std(socket)?, client))
+        });
+        match accepted {
+            Ok((socket, client)) => begin(worker, socket, client, direction, original),
+            Err(error) if is_of_connection(&error) => {}
+            Err(_) => return, // The queue is empty, or descriptors have run out.
         }
     }
 }

@@ -1,10 +1,14 @@
 //! The sidecar proxy's program: settings, the admin runtime, signals, exit code; nothing else.
 //!
+//! `--take-over` starts it beside a proxy that serves: it shares that one's addresses, listens when it can serve, and
+//! says so by `NOTIFY_SOCKET`. Whoever started it then sends SIGUSR2 to the other, which drains.
+//!
 //! Exit codes: 64 (`EX_USAGE`) for wrong settings, 1 if it cannot start or something essential failed, 0 after draining.
 
 use hauberk_linux::limits;
-use hauberk_process::{Shutdown, Tasks, build_info, logging, shutdown};
+use hauberk_process::{Shutdown, Tasks, build_info, logging, notify::NOTIFY_SOCKET, shutdown};
 use hauberk_proxy::{
+    listen::Start,
     run::{Capture, Proxy, Surroundings},
     settings::{self, Config},
 };
@@ -24,17 +28,21 @@ static ALLOCATOR: hauberk_linux::allocations::Counting<mimalloc::MiMalloc> =
 const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        None | Some("sidecar") => {}
-        Some("--version" | "-V") => {
-            println!("{}", build_info::line("hauberk-proxy"));
-            return ExitCode::SUCCESS;
-        }
-        Some(other) => {
-            eprintln!(
-                "hauberk-proxy: unknown argument '{other}'\nhint: it takes no arguments; settings come from LINKERD2_PROXY_* variables"
-            );
-            return ExitCode::from(EX_USAGE);
+    let mut start = Start::Fresh;
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "sidecar" => {}
+            "--take-over" => start = Start::TakeOver,
+            "--version" | "-V" => {
+                println!("{}", build_info::line("hauberk-proxy"));
+                return ExitCode::SUCCESS;
+            }
+            other => {
+                eprintln!(
+                    "hauberk-proxy: unknown argument '{other}'\nhint: it takes none but --take-over; settings come from LINKERD2_PROXY_* variables"
+                );
+                return ExitCode::from(EX_USAGE);
+            }
         }
     }
     // Both may be refused; the proxy then uses more memory, or holds fewer connections.
@@ -62,10 +70,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(serve(config, environment))
+    runtime.block_on(serve(config, environment, start))
 }
 
-async fn serve(config: Config, environment: BTreeMap<String, String>) -> ExitCode {
+async fn serve(config: Config, environment: BTreeMap<String, String>, start: Start) -> ExitCode {
     let log = match start_logging(&config) {
         Ok(log) => log,
         Err(error) => {
@@ -74,14 +82,17 @@ async fn serve(config: Config, environment: BTreeMap<String, String>) -> ExitCod
         }
     };
     let tasks = Tasks::new(Shutdown::new());
-    if let Err(error) = shutdown::on_signals(&tasks) {
+    let listening = shutdown::on_signals(&tasks).and_then(|()| shutdown::on_replacement(&tasks));
+    if let Err(error) = listening {
         tracing::error!(%error, "cannot listen for signals");
         return ExitCode::FAILURE;
     }
     let surroundings = Surroundings {
         tasks,
         capture: Capture::KERNEL,
+        notify: environment.get(NOTIFY_SOCKET).cloned(),
         environment,
+        start,
         log: Some(log),
         seed: rand::random(),
     };

@@ -5,6 +5,7 @@
 //! build       identity -> connections to the control plane -> directory -> metrics
 //! start       admin server, certifier, control streams      on the caller's runtime ("admin", one thread)
 //!             one thread per data worker                     each waits for the first certificate, then accepts
+//! ready       whoever started us is told; a successor listens at all, probes included, from this moment on
 //! end         signal, request or failure -> drain (connections hold guards) -> grace period -> force
 //!             -> workers stop, threads are joined -> exit code
 //! ```
@@ -21,7 +22,7 @@ use crate::{
         identity::{Certifier, IdentityError},
     },
     inbound::policy::Policies,
-    listen::{self, Listeners, OriginalDst},
+    listen::{self, Listeners, OriginalDst, Start},
     memory,
     settings::Config,
     telemetry::{
@@ -40,18 +41,24 @@ use hauberk_process::{
     build_info,
     logging::LogHandle,
     metrics::{self, Kind, Metrics as Registry, TextWriter},
+    notify,
     ready::Readiness,
     shutdown::{Cause, Exit},
 };
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
-use tokio::{net::TcpListener, sync::watch, task::LocalSet, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::LocalSet,
+    time::Instant,
+};
 
 /// How connections are found to have been captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +101,10 @@ pub struct Surroundings {
     pub log: Option<LogHandle>,
     /// Seed of all randomness on the data path.
     pub seed: u64,
+    /// Whether another proxy is to be succeeded.
+    pub start: Start,
+    /// Who is told when the proxy serves, as [`notify`] names it.
+    pub notify: Option<String>,
 }
 
 /// A running proxy.
@@ -118,12 +129,14 @@ impl Proxy {
     /// # Errors
     /// If an address cannot be bound, or trust anchors or key cannot be used.
     pub async fn start(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
-        let Surroundings { tasks, capture, environment, log, seed } = surroundings;
-        let listeners = listen::bind(&config)?;
+        let Surroundings { tasks, capture, environment, log, seed, start, notify } = surroundings;
+        let listeners = listen::bind(&config, start)?;
         let config = Arc::new(config_with_ports(config, &listeners)?);
-        let admin_listener = TcpListener::bind(config.admin_listen).await?;
+        let admin_listener = listen::bind_server(config.admin_listen, &config, start)?;
         let tap_listener = match &config.tap {
-            Some(tap) => Some((TcpListener::bind(tap.listen).await?, tap.client.clone())),
+            Some(tap) => {
+                Some((listen::bind_server(tap.listen, &config, start)?, tap.client.clone()))
+            }
             None => None,
         };
         let bound =
@@ -156,19 +169,37 @@ impl Proxy {
 
         let readiness = Readiness::new();
         let has_identity = readiness.condition("identity");
+        let gate = Gate { readiness: readiness.clone(), start, config: Arc::clone(&config) };
         let mut admin = Admin::new(readiness, registry).with_environment(environment);
         if let Some(log) = log {
             admin = admin.with_log_level(log);
         }
         let admin = admin::with_shutdown(admin, config.shutdown_endpoint, tasks.shutdown());
+        // Dropped by each server that listens and each worker that accepts; nothing is ever sent.
+        let (begins, mut all_begun) = mpsc::channel::<Infallible>(1);
+        let (serves, mut all_serve) = mpsc::channel::<Infallible>(1);
         let door = admin::Door::new(&config, &directory, Arc::clone(&metrics), bound.admin);
-        let (admin, identity_of_admin) = (Arc::new(admin), identity.clone());
-        let admin = admin::serve(admin_listener, admin, door, identity_of_admin, tasks.clone());
-        tasks.spawn("admin", admin);
+        let (gates, began) = (gate.clone(), serves.clone());
+        let (admin, admin_identity, admin_tasks) =
+            (Arc::new(admin), identity.clone(), tasks.clone());
+        tasks.spawn("admin", async move {
+            if let Some(listener) = gates.begin(admin_listener, &admin_tasks).await {
+                drop(began);
+                admin::serve(listener, admin, door, admin_identity, admin_tasks).await;
+            }
+        });
         if let Some((listener, client)) = tap_listener {
             let (taps, identity, tasks) = (taps.clone(), identity.clone(), tasks.clone());
             let server = tap::server::Server { taps, client, identity, tasks: tasks.clone() };
-            tasks.spawn("tap", server.serve(listener));
+            let set = tasks.clone();
+            set.spawn("tap", async move {
+                if let Some(listener) = gate.begin(listener, &tasks).await {
+                    drop(serves);
+                    server.serve(listener).await;
+                }
+            });
+        } else {
+            drop(serves);
         }
         let certifier = Certifier::new(
             &config,
@@ -180,9 +211,20 @@ impl Proxy {
         );
         tasks.spawn_essential("identity", certifier.run(tasks.shutdown().clone()));
         let first_certificate = identity.clone();
+        let shutdown = tasks.shutdown().clone();
         tasks.spawn("readiness", async move {
-            first_certificate.ready().await;
+            tokio::select! {
+                () = first_certificate.ready() => {}
+                () = shutdown.ended() => return,
+            }
+            let _ = all_begun.recv().await; // None, once the last one has begun.
             has_identity.set_ready();
+            let _ = all_serve.recv().await;
+            if let Some(socket) = notify
+                && let Err(error) = notify::ready(&socket)
+            {
+                tracing::warn!(%error, "cannot tell that the proxy serves");
+            }
         });
 
         tasks.spawn("memory", memory::watch(tasks.shutdown().clone()));
@@ -204,8 +246,10 @@ impl Proxy {
                 seed: seed.wrapping_add(index as u64),
             };
             let thread = thread::Builder::new().name(format!("worker-{index}"));
-            workers.push(thread.spawn(move || work(parts, listeners, capture))?);
+            let begins = begins.clone();
+            workers.push(thread.spawn(move || work(parts, listeners, capture, begins))?);
         }
+        drop(begins);
         let Bound { outbound, inbound, admin, tap } = bound;
         Ok(Self { outbound, inbound, admin, tap, config, tasks, workers })
     }
@@ -257,11 +301,39 @@ fn write_allocations(text: &mut TextWriter) {
     }
 }
 
+/// When the admin and tap servers begin.
+#[derive(Clone, Debug)]
+struct Gate {
+    readiness: Readiness,
+    start: Start,
+    config: Arc<Config>,
+}
+
+impl Gate {
+    /// The listener once it takes connections: at once, but that of a successor when the proxy is ready, so that nobody
+    /// meets a proxy that cannot serve yet. None if the process ends before.
+    async fn begin(&self, listener: TcpListener, tasks: &Tasks) -> Option<tokio::net::TcpListener> {
+        if self.start == Start::TakeOver {
+            tokio::select! {
+                () = self.readiness.wait() => {}
+                () = tasks.shutdown().draining() => return None,
+            }
+        }
+        match listen::begin_server(listener, &self.config) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tasks.shutdown().drain(Cause::Failure(format!("cannot listen: {error}")));
+                None
+            }
+        }
+    }
+}
+
 /// For tasks to notice that the process has ended.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The life of a data worker's thread.
-fn work(parts: Parts, listeners: Listeners, capture: Capture) {
+fn work(parts: Parts, listeners: Listeners, capture: Capture, begins: mpsc::Sender<Infallible>) {
     let shutdown = parts.tasks.shutdown().clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
@@ -274,16 +346,25 @@ fn work(parts: Parts, listeners: Listeners, capture: Capture) {
     // If this thread panics, the process must not go on with a part of its listeners dead.
     let _alarm = Alarm(shutdown.clone());
     let local = LocalSet::new();
-    local.block_on(&runtime, accept(parts, listeners, capture));
+    local.block_on(&runtime, accept(parts, listeners, capture, begins));
 }
 
 /// Waits for the first certificate, accepts until draining begins, and lets connections go on until the end.
-async fn accept(parts: Parts, listeners: Listeners, capture: Capture) {
+async fn accept(
+    parts: Parts,
+    listeners: Listeners,
+    capture: Capture,
+    begins: mpsc::Sender<Infallible>,
+) {
     let shutdown = parts.tasks.shutdown().clone();
     let identity = parts.identity.clone();
     tokio::select! {
         () = identity.ready() => {}
         () = shutdown.draining() => return,
+    }
+    if let Err(error) = listeners.begin(&parts.config) {
+        shutdown.drain(Cause::Failure(format!("cannot listen: {error}")));
+        return;
     }
     let worker = Worker::new(parts);
     Policies::watch_listed(&worker);
@@ -304,6 +385,7 @@ async fn accept(parts: Parts, listeners: Listeners, capture: Capture) {
         Direction::Inbound,
         capture.inbound,
     ));
+    drop(begins);
     shutdown.ended().await;
 }
 

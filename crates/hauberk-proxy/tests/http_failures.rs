@@ -464,6 +464,29 @@ fn draining_finishes_http1_exchanges_and_closes_idle_connections() {
 }
 
 #[test]
+fn a_replaced_proxy_answers_once_more_on_idle_http1_connections() {
+    mesh::run(async |mesh| {
+        let application =
+            http1_application(|_: Request<Incoming>| async { Response::new(full("done")) }).await;
+        mesh.serve(application, Way::Meshed).await;
+        let mut idle = mesh.connect();
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+        mesh::read_until(&mut idle, "done").await;
+
+        let shutdown = &mesh.client.worker.shutdown;
+        shutdown.drain(Cause::Replaced);
+        let nothing = tokio::time::timeout(Duration::from_millis(50), idle.read_u8()).await;
+        assert!(nothing.is_err(), "the connection is neither closed nor spoken on");
+        assert_eq!(shutdown.guards(), 1);
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        idle.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("done") && answer.contains("connection: close"), "{answer}");
+        mesh::until(|| shutdown.guards() == 0).await;
+    });
+}
+
+#[test]
 fn draining_finishes_http2_streams_and_ends_the_connection() {
     mesh::run(async |mesh| {
         let release = Rc::new(tokio::sync::Notify::new());

@@ -10,15 +10,21 @@ use hauberk_model::{
     outbound::OutboundProtocol,
     workload_id::IdentityMatch,
 };
+use hauberk_process::shutdown::Cause;
 use hauberk_proxy::run::Capture;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::{linux::net::SocketAddrExt, unix::net as unix},
+    sync::Arc,
+    time::Duration,
+};
 use support::{
     Control, SERVICE, Sidecar, authority, captured_for, captured_in_for, detect, endpoints,
-    identity, meshed, opaque_route, policy, sidecar, sidecar_with, within,
+    identity, meshed, opaque_route, policy, sidecar, sidecar_with, succeed, within,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixDatagram},
 };
 
 /// How the client's proxy reaches the server.
@@ -278,7 +284,7 @@ async fn draining_waits_for_open_connections_and_accepts_no_more() {
     let mut server = mesh.accept().await;
     read_exactly(&mut server, b"\x01").await;
 
-    mesh.client.shutdown.drain(hauberk_process::shutdown::Cause::Requested);
+    mesh.client.shutdown.drain(Cause::Requested);
     let finish = mesh.client.proxy.take().unwrap().finish();
     tokio::pin!(finish);
     tokio::select! {
@@ -293,5 +299,72 @@ async fn draining_waits_for_open_connections_and_accepts_no_more() {
     drop(server);
     let exit = within(finish).await;
     assert_eq!(exit.code(), 0);
+    mesh.server.end().await;
+}
+
+/// A connection of its own that a byte went through, and its other end.
+async fn exchange(mesh: &Mesh) -> (TcpStream, TcpStream) {
+    let mut client = mesh.connect().await;
+    client.write_all(b"\x01").await.unwrap();
+    let mut server = mesh.accept().await;
+    read_exactly(&mut server, b"\x01").await;
+    server.write_all(b"\x02").await.unwrap();
+    read_exactly(&mut client, b"\x02").await;
+    (client, server)
+}
+
+#[tokio::test]
+async fn a_successor_begins_when_it_can_serve_and_the_replaced_proxy_keeps_what_it_has() {
+    let mut mesh = mesh(Way::Direct, OutboundProtocol::Opaque(vec![opaque_route()])).await;
+    let (mut client, mut server) = exchange(&mesh).await;
+    let name = format!("hauberk-successor-{}", std::process::id());
+    let address = unix::SocketAddr::from_abstract_name(&name).unwrap();
+    let told = unix::UnixDatagram::bind_addr(&address).unwrap();
+    told.set_nonblocking(true).unwrap();
+    let told = UnixDatagram::from_std(told).unwrap();
+
+    // Nobody answers it there for now, so the successor gets no certificate.
+    let identity_service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = identity_service.local_addr().unwrap();
+    let old = (&mesh.client, captured_for(SERVICE));
+    let successor = succeed(&mesh.control, "client", old, at, format!("@{name}")).await;
+    for _ in 0..16 {
+        exchange(&mesh).await;
+        assert!(mesh.client.admin_get("/ready").await.starts_with("HTTP/1.1 200"));
+    }
+    assert!(told.try_recv(&mut [0; 8]).is_err(), "it does not serve yet");
+    let control = mesh.control.address;
+    let relay = async {
+        let (mut here, _) = identity_service.accept().await.unwrap();
+        let mut there = TcpStream::connect(control).await.unwrap();
+        tokio::io::copy_bidirectional(&mut here, &mut there).await
+    };
+    let mut said = [0; 8];
+    tokio::select! {
+        ended = relay => panic!("identity was not served to the end: {ended:?}"),
+        length = within(told.recv(&mut said)) => assert_eq!(&said[..length.unwrap()], b"READY=1"),
+    }
+
+    mesh.client.shutdown.drain(Cause::Replaced);
+    let finish = mesh.client.proxy.take().unwrap().finish();
+    tokio::pin!(finish);
+    tokio::select! {
+        exit = &mut finish => panic!("ended with an open connection: {exit:?}"),
+        () = async {
+            // After two rounds its worker has seen the end as well, and nothing comes to it any more.
+            for bytes in [b"still", b" here"] {
+                client.write_all(bytes).await.unwrap();
+                read_exactly(&mut server, bytes).await;
+            }
+            for _ in 0..16 {
+                exchange(&mesh).await;
+            }
+        } => {}
+    }
+    drop((client, server));
+    assert_eq!(within(finish).await.code(), 0);
+    exchange(&mesh).await;
+    assert!(successor.admin_get("/ready").await.starts_with("HTTP/1.1 200"));
+    successor.end().await;
     mesh.server.end().await;
 }

@@ -3,11 +3,14 @@
 //! Each command is a short conversation with the lab's runtime; only `up` starts one. What is typed
 //! is here, what is shown is in the modules.
 
+mod fleet;
 mod forward;
+mod proxies;
 mod show;
 mod stat;
 mod tap;
 mod up;
+mod upgrade;
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -48,6 +51,10 @@ enum Command {
     Stat(stat::Stat),
     /// Show requests as they pass a workload's sidecars
     Tap(tap::Tap),
+    /// List the sidecars: version, age, certificate, load; or set something in all of them
+    Proxies(proxies::Proxies),
+    /// Replace running sidecars by a new program; applications and their connections go on
+    Upgrade(upgrade::Upgrade),
     /// Print what a container has written
     Logs(Logs),
     /// Run a program in a container
@@ -184,6 +191,8 @@ pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
         Command::Ps(ps) => list_pods(ps, &state()?),
         Command::Stat(stat) => stat::run(&state()?, stat).map(|()| ExitCode::SUCCESS),
         Command::Tap(tap) => tap::run(&state()?, tap),
+        Command::Proxies(proxies) => proxies::run(proxies, &state()?),
+        Command::Upgrade(upgrade) => upgrade::run(upgrade, &state()?),
         Command::Logs(logs) => {
             let client = Client::connect(&state()?)?;
             client.logs(logs.place.target(), logs.follow, &mut io::stdout().lock())?;

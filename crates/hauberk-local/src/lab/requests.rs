@@ -32,7 +32,15 @@ impl Lab {
                 self.stop();
                 Answer::Ready
             }
-            Request::Logs { .. } | Request::Exec { .. } | Request::Dial { .. } => {
+            Request::UseProxy { program } => {
+                tracing::info!(program = %program.display(), "new pods get another sidecar");
+                self.setup.images.move_program("hauberk-proxy", program);
+                Answer::Ready
+            }
+            Request::Logs { .. }
+            | Request::Exec { .. }
+            | Request::Dial { .. }
+            | Request::Upgrade { .. } => {
                 // The server of the socket does these itself, with the pod that it has looked up.
                 Answer::Failed { error: "not a question for the writer".to_owned() }
             }

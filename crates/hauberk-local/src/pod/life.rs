@@ -1,16 +1,22 @@
-//! The life of one container: start, watch, restart, stop.
+//! The life of one container: start, watch, restart, stop. How its process is replaced while it runs
+//! is in [`super::upgrade`].
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_linux::process::Ended;
+use hauberk_process::Tasks;
 use rustix::process::Signal;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::upgrade::{Former, Upgrade};
 use super::{Pod, Surroundings};
 use crate::container::{Child, no_input};
+use crate::logs::{Log, follow};
 use crate::plan::{Action, ContainerKind, ContainerPlan, ProbePlan};
 use crate::probe::{Execute, act};
 use crate::spec::RestartPolicy;
@@ -51,12 +57,17 @@ pub(super) async fn container_life(
     plan: ContainerPlan,
     policy: RestartPolicy,
     mut stop: watch::Receiver<Option<Instant>>,
+    mut upgrades: mpsc::Receiver<Upgrade>,
 ) -> Fate {
-    let container = Container { pod, surroundings, plan };
+    let mut container = Container { pod, surroundings, plan };
+    let mut former = Former::default();
     let mut back_off = BACK_OFF_FIRST;
+    let mut successor = None;
     loop {
         let began = Instant::now();
-        let exit_code = match container.run_once(&mut stop).await {
+        let running = successor.take();
+        let ended = container.run_once(running, &mut stop, &mut upgrades, &mut former).await;
+        let exit_code = match ended {
             Ok(ended) => ended.exit_code(),
             Err(error) => {
                 let text = format!("{error:#}");
@@ -69,6 +80,7 @@ pub(super) async fn container_life(
         };
         let stopped = stop.borrow().is_some();
         if stopped || !restarts(policy, exit_code) {
+            former.end().await;
             container.set_state(State::Terminated { exit_code });
             return if stopped { Fate::Stopped } else { Fate::Finished(exit_code) };
         }
@@ -79,12 +91,22 @@ pub(super) async fn container_life(
             let message = format!("ended with code {exit_code}");
             container.set_state(State::Waiting { reason: "CrashLoopBackOff".into(), message });
         }
-        tokio::select! {
-            () = sleep(back_off) => {}
-            _ = stop.wait_for(Option::is_some) => {
-                container.set_state(State::Terminated { exit_code });
-                return Fate::Stopped;
+        let upgrade = tokio::select! {
+            () = sleep(back_off) => None,
+            upgrade = upgrades.recv() => upgrade,
+            _ = stop.wait_for(Option::is_some) => None,
+        };
+        // A new program may be what helps.
+        if let Some(upgrade) = upgrade {
+            tokio::select! {
+                child = container.revive(upgrade) => successor = child,
+                _ = stop.wait_for(Option::is_some) => {}
             }
+        }
+        if successor.is_none() && stop.borrow().is_some() {
+            former.end().await;
+            container.set_state(State::Terminated { exit_code });
+            return Fate::Stopped;
         }
         back_off = (back_off * 2).min(BACK_OFF_LAST);
         container.pod.update_container(&container.plan.name, |one| one.restarts += 1);
@@ -102,36 +124,100 @@ fn restarts(policy: RestartPolicy, exit_code: i32) -> bool {
     }
 }
 
-struct Container {
-    pod: Arc<Pod>,
-    surroundings: Surroundings,
-    plan: ContainerPlan,
+pub(super) struct Container {
+    pub(super) pod: Arc<Pod>,
+    pub(super) surroundings: Surroundings,
+    pub(super) plan: ContainerPlan,
+}
+
+/// Why a process is not left alone any more.
+enum Turn {
+    /// It has ended.
+    Ended(Ended),
+    /// It is to end until then.
+    Terminate(Instant),
 }
 
 impl Container {
-    /// Starts the program and sees it to its end.
-    async fn run_once(&self, stop: &mut watch::Receiver<Option<Instant>>) -> anyhow::Result<Ended> {
-        let child = self.start().await?;
+    /// Starts the program, unless it is `running`, and sees it to its end. A process that takes over
+    /// meanwhile is the one that is seen to its end.
+    async fn run_once(
+        &mut self,
+        running: Option<Child>,
+        stop: &mut watch::Receiver<Option<Instant>>,
+        upgrades: &mut mpsc::Receiver<Upgrade>,
+        former: &mut Former,
+    ) -> anyhow::Result<Ended> {
+        let mut child = match running {
+            Some(child) => child,
+            None => self.start(self.plan.clone(), Vec::new()).await?.0,
+        };
         self.set_state(State::Running { pid: child.host_pid(), lab_pid: child.pid() });
-        let deadline = tokio::select! {
-            // Biased: a process that has ended needs neither probes nor signals.
-            biased;
-            ended = child.wait() => return Ok(ended),
-            deadline = stop.wait_for(Option::is_some) => {
-                deadline.ok().and_then(|deadline| *deadline).unwrap_or_else(Instant::now)
-            }
-            reason = self.until_unhealthy() => {
-                tracing::warn!(pod = %self.pod.plan.name, container = %self.plan.name, reason, "restarting");
-                Instant::now() + self.pod.plan.grace
+        let mut command = self.plan.command.clone();
+        let turn = {
+            let mut unhealthy = pin!(self.until_unhealthy());
+            loop {
+                let upgrade = tokio::select! {
+                    // Biased: a process that has ended needs neither probes nor signals.
+                    biased;
+                    turn = self.turn(&child, stop, unhealthy.as_mut()) => break turn,
+                    Some(upgrade) = upgrades.recv() => upgrade,
+                };
+                // Until the new process serves, all goes on as before.
+                tokio::select! {
+                    biased;
+                    turn = self.turn(&child, stop, unhealthy.as_mut()) => break turn,
+                    started = self.successor(&upgrade, &command) => match started {
+                        Ok((new, new_command)) => {
+                            let old = std::mem::replace(&mut child, new);
+                            self.took_over(&child);
+                            upgrade.succeeded(Some(&old), &child);
+                            former.drain(self, old, stop.clone());
+                            command = new_command;
+                        }
+                        Err(problem) => upgrade.failed(problem),
+                    },
+                }
             }
         };
-        Ok(self.terminate(&child, deadline).await)
+        // What is restarted is the newest program.
+        self.plan.command = command;
+        Ok(match turn {
+            Turn::Ended(ended) => ended,
+            Turn::Terminate(deadline) => self.terminate(&child, deadline).await,
+        })
     }
 
-    async fn start(&self) -> anyhow::Result<Child> {
+    /// Waits until something is to be done about a process. Cancel-safe.
+    async fn turn(
+        &self,
+        child: &Child,
+        stop: &mut watch::Receiver<Option<Instant>>,
+        unhealthy: Pin<&mut impl Future<Output = String>>,
+    ) -> Turn {
+        tokio::select! {
+            biased;
+            ended = child.wait() => Turn::Ended(ended),
+            deadline = stop.wait_for(Option::is_some) => Turn::Terminate(
+                deadline.ok().and_then(|deadline| *deadline).unwrap_or_else(Instant::now),
+            ),
+            reason = unhealthy => {
+                tracing::warn!(pod = %self.pod.plan.name, container = %self.plan.name, reason, "restarting");
+                Turn::Terminate(Instant::now() + self.pod.plan.grace)
+            }
+        }
+    }
+
+    /// Starts a program whose output goes to the container's log and to `logs`. The task ends when
+    /// all output was read.
+    pub(super) async fn start(
+        &self,
+        plan: ContainerPlan,
+        mut logs: Vec<Arc<Log>>,
+    ) -> anyhow::Result<(Child, JoinHandle<()>)> {
         let (output, input) = std::io::pipe()?;
         let output = pipe::Receiver::from_owned_fd(output.into())?;
-        let (pod, plan) = (Arc::clone(&self.pod), self.plan.clone());
+        let pod = Arc::clone(&self.pod);
         let machine = Arc::clone(&self.surroundings.machine);
         let start = move || {
             let home = pod.home().ok_or_else(|| anyhow::anyhow!("the pod has no namespaces"))?;
@@ -139,11 +225,8 @@ impl Container {
             home.start(&pod.plan, &plan, &machine, stdio)
         };
         let child = tokio::task::spawn_blocking(start).await??;
-        if let Some(log) = self.pod.log(&self.plan.name).cloned() {
-            let follow = async move { log.follow(output).await };
-            self.surroundings.tasks.spawn("container log", follow);
-        }
-        Ok(child)
+        logs.extend(self.pod.log(&self.plan.name).cloned());
+        Ok((child, self.surroundings.tasks.spawn("container log", follow(output, logs))))
     }
 
     async fn terminate(&self, child: &Child, deadline: Instant) -> Ended {
@@ -266,8 +349,8 @@ impl Streak {
 impl Execute for Container {
     async fn execute(&self, command: &[String]) -> Result<(), String> {
         let child = start_beside(&self.pod, &self.surroundings, &self.plan.name, command).await;
-        let child = KillOnDrop(child.map_err(|error| format!("{error:#}"))?);
-        match child.0.wait().await {
+        let child = child.map_err(|error| format!("{error:#}"))?;
+        match KillOnDrop::new(child, &self.surroundings.tasks).wait().await {
             Ended::Code(0) => Ok(()),
             Ended::Code(code) => Err(format!("{command:?} ended with code {code}")),
             Ended::Signal(signal) => Err(format!("{command:?} was ended by signal {signal}")),
@@ -275,11 +358,40 @@ impl Execute for Container {
     }
 }
 
-struct KillOnDrop(Child);
+/// A process that nobody wants when this is dropped. It is collected then: a pod's namespaces are gone
+/// only when all their processes have been waited for.
+pub(super) struct KillOnDrop {
+    child: Option<Child>,
+    tasks: Tasks,
+}
+
+impl KillOnDrop {
+    pub(super) fn new(child: Child, tasks: &Tasks) -> Self {
+        Self { child: Some(child), tasks: tasks.clone() }
+    }
+
+    /// Waits for the end. Cancel-safe.
+    pub(super) async fn wait(&mut self) -> Ended {
+        let ended = match &self.child {
+            Some(child) => child.wait().await,
+            None => std::future::pending().await,
+        };
+        self.child = None;
+        ended
+    }
+
+    /// It is wanted after all.
+    pub(super) fn keep(mut self) -> Option<Child> {
+        self.child.take()
+    }
+}
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        self.0.signal(Signal::KILL);
+        if let Some(child) = self.child.take() {
+            child.signal(Signal::KILL);
+            self.tasks.spawn("killed process", async move { child.wait().await });
+        }
     }
 }
 

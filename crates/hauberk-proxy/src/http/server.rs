@@ -7,15 +7,19 @@
 //! The connection ends when the peer closes; gracefully (HTTP/1 after the current exchange with
 //! `connection: close`, HTTP/2 with GOAWAY) when the process drains or an answer asks for it; and
 //! as raw bytes when an answer upgrades it.
+//!
+//! An idle HTTP/1 connection is closed when the process drains, and a request that its client sends
+//! at that moment fails. When a successor has taken over there is no hurry: the connection is kept
+//! until its next answer, which says `connection: close`, or the end of the grace period.
 
 mod http2;
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -69,22 +73,38 @@ pub async fn serve<H, F>(
     // Allocated per request; what is rare in it is boxed where it happens.
     const { assert!(size_of::<F>() <= REQUEST_FUTURE_BYTES_MAX) };
     match version {
-        Version::Http1 => serve_http1(worker, io, &control, answer).await,
+        Version::Http1 => serve_http1(worker, io, control, answer).await,
         Version::Http2 => serve_http2(worker, io, settings, &control, answer).await,
     }
 }
 
-async fn serve_http1<H, F>(worker: &Worker, io: Io, control: &Control, answer: H)
+async fn serve_http1<H, F>(worker: &Worker, io: Io, control: Rc<Control>, answer: H)
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answered>,
 {
     let mut builder = http1::Builder::new();
     builder.auto_date_header(false).header_read_timeout(None);
-    let service =
-        service_fn(move |request: Request<_>| Box::pin(answer(request.map(Incoming::from))));
+    let service = service_fn(|request: Request<_>| {
+        let answered = answer(request.map(Incoming::from));
+        let control = &control;
+        Box::pin(async move {
+            let mut response = answered.await?;
+            if worker.shutdown.is_replaced() && control.upgrade.borrow().is_none() {
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, StreamError>(response)
+        })
+    });
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    let ended = gracefully(worker, control, Pin::new(&mut connection), |connection| {
+    let draining = async {
+        worker.shutdown.draining().await;
+        if worker.shutdown.is_replaced() {
+            pending().await
+        }
+    };
+    let ended = gracefully(draining, &control, Pin::new(&mut connection), |connection| {
         connection.graceful_shutdown();
     })
     .await;
@@ -112,7 +132,8 @@ async fn serve_http2<H, F>(
     let corked = Corked::new(io);
     let connection = Http2::new(corked.clone(), worker.http_streams.clone(), settings, answer);
     let connection = pin!(Uncorking::new(corked, connection));
-    let ended = gracefully(worker, control, connection, |connection| {
+    let draining = worker.shutdown.draining();
+    let ended = gracefully(draining, control, connection, |connection| {
         connection.connection().graceful_shutdown();
     })
     .await;
@@ -123,7 +144,7 @@ async fn serve_http2<H, F>(
 
 /// Polls a connection to its end; asks it to end when draining begins or an answer wants it.
 async fn gracefully<C>(
-    worker: &Worker,
+    draining: impl Future<Output = ()>,
     control: &Control,
     mut connection: Pin<&mut C>,
     shut_down: impl FnOnce(Pin<&mut C>),
@@ -133,7 +154,7 @@ where
 {
     let asked = async {
         tokio::select! {
-            () = worker.shutdown.draining() => {}
+            () = draining => {}
             () = control.close.notified() => {}
         }
     };

@@ -19,7 +19,7 @@ use hauberk_process::{Shutdown, Tasks, metrics::Metrics as Registry};
 use hauberk_proxy::{
     connection::{Direction, Facts, NoTls, Tls},
     control::{Directory, Publisher},
-    listen::OriginalDst,
+    listen::{OriginalDst, Start},
     run::{Capture, Proxy, Surroundings},
     settings,
     telemetry::{metrics::Metrics, tap::Taps},
@@ -403,6 +403,33 @@ pub async fn start(
     capture: Capture,
     changes: &[(&str, &str)],
 ) -> Sidecar {
+    start_as(control, account, capture, changes, (Start::Fresh, None)).await
+}
+
+/// Starts a proxy where `old` serves, which gets its certificate at that address; who is named by
+/// `notify` is told when it serves.
+pub async fn succeed(
+    control: &Control,
+    account: &str,
+    old: (&Sidecar, Capture),
+    identity: SocketAddr,
+    notify: String,
+) -> Sidecar {
+    let (old, capture) = old;
+    let addresses = [old.outbound, old.inbound, old.admin, identity].map(|one| one.to_string());
+    let names =
+        ["OUTBOUND_LISTEN_ADDR", "INBOUND_LISTEN_ADDR", "ADMIN_LISTEN_ADDR", "IDENTITY_SVC_ADDR"];
+    let changes: Vec<_> = names.into_iter().zip(addresses.iter().map(String::as_str)).collect();
+    start_as(control, account, capture, &changes, (Start::TakeOver, Some(notify))).await
+}
+
+async fn start_as(
+    control: &Control,
+    account: &str,
+    capture: Capture,
+    changes: &[(&str, &str)],
+    (start, notify): (Start, Option<String>),
+) -> Sidecar {
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "a token").unwrap();
     let anchors = control.ca.lock().unwrap().anchors().to_pem();
@@ -413,7 +440,8 @@ pub async fn start(
     config.outbound.dials_loopback = true;
     let shutdown = Shutdown::new();
     let tasks = Tasks::new(shutdown.clone());
-    let surroundings = Surroundings { tasks, capture, environment, log: None, seed: 1 };
+    let surroundings =
+        Surroundings { tasks, capture, environment, log: None, seed: 1, start, notify };
     let proxy = Proxy::start(config, surroundings).await.unwrap();
     Sidecar {
         outbound: proxy.outbound[0],

@@ -6,36 +6,23 @@
 
 use std::{
     collections::BTreeMap,
-    io::{IsTerminal, Read, Write},
-    net::TcpStream,
-    sync::atomic::{AtomicUsize, Ordering},
+    io::IsTerminal,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use hauberk_local::{
-    api::{Answer, PodRow, Request, Target},
+    api::{Answer, PodRow, Request},
     client::{Client, StateDirectory},
 };
 use hauberk_viz::{Side, Store, TargetKey, WorkloadStats, store::Snapshot};
 
+use super::fleet::{self, ADMIN_PORT, workload};
 use crate::output;
-
-/// Port of a sidecar's metrics page.
-const ADMIN_PORT: u16 = 4191;
-
-/// Longest wait for one page.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Largest page that is read; a busy proxy's has some hundred KiB.
-const PAGE_BYTES_MAX: u64 = 16 << 20;
 
 /// Time the figures of a followed lab are taken over: long enough for shares to settle.
 const FOLLOW_WINDOW: Duration = Duration::from_secs(30);
-
-/// Pages fetched at the same time.
-const FETCHERS: usize = 8;
 
 /// The figures are of the side that serves; for a workload that only calls others (marked `out`)
 /// they are of its calls.
@@ -99,7 +86,7 @@ pub(super) fn follow(state: &StateDirectory) -> anyhow::Result<()> {
 }
 
 /// The table, in place of the former one on a terminal and below it elsewhere.
-fn screen(table: &str, clear: bool) -> String {
+pub(super) fn screen(table: &str, clear: bool) -> String {
     if clear { format!("\x1b[H\x1b[2J\x1b[3J{table}") } else { format!("{table}\n") }
 }
 
@@ -229,49 +216,15 @@ impl Row {
     }
 }
 
-fn workload(pod: &PodRow) -> String {
-    if pod.owner.is_empty() { format!("pod/{}", pod.name) } else { pod.owner.clone() }
-}
-
 fn target(pod: &PodRow) -> TargetKey {
     TargetKey { namespace: pod.namespace.clone(), workload: workload(pod), pod: pod.name.clone() }
 }
 
 /// Fetches the pages of all pods, a few at a time; answers are in the order of the pods.
 fn fetch_all(state: &StateDirectory, pods: &[&PodRow]) -> Vec<anyhow::Result<(Instant, String)>> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut mine = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(pod) = pods.get(at) else { return mine };
-            mine.push((at, fetch(state, pod)));
-        }
+    let fetch = |pod: &&PodRow| {
+        let at = Instant::now();
+        fleet::get(state, pod, ADMIN_PORT, "/metrics").map(|page| (at, page))
     };
-    let mut pages: Vec<_> = std::thread::scope(|scope| {
-        let fetchers: Vec<_> = (0..FETCHERS.min(pods.len())).map(|_| scope.spawn(work)).collect();
-        fetchers.into_iter().flat_map(|fetcher| fetcher.join().unwrap_or_default()).collect()
-    });
-    pages.sort_by_key(|(at, _)| *at);
-    pages.into_iter().map(|(_, page)| page).collect()
-}
-
-/// Fetches one page, and says when it was. HTTP/1.0, so that its end is the connection's end.
-fn fetch(state: &StateDirectory, pod: &PodRow) -> anyhow::Result<(Instant, String)> {
-    let target =
-        Target { pod: pod.name.clone(), namespace: Some(pod.namespace.clone()), container: None };
-    let mut stream: TcpStream = Client::connect(state)?.dial(target, ADMIN_PORT)?;
-    stream.set_read_timeout(Some(FETCH_TIMEOUT))?;
-    stream.set_write_timeout(Some(FETCH_TIMEOUT))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nhost: sidecar\r\n\r\n")?;
-    let at = Instant::now();
-    let mut bytes = Vec::new();
-    stream.take(PAGE_BYTES_MAX).read_to_end(&mut bytes)?;
-    let text = String::from_utf8(bytes).context("the metrics page is not UTF-8")?;
-    let (head, body) = text.split_once("\r\n\r\n").context("the metrics page has no head")?;
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status != "200" {
-        bail!("the metrics page of {} answers {status}", pod.name);
-    }
-    Ok((at, body.to_owned()))
+    fleet::each(pods, fleet::FETCHERS, fetch, |_| true).into_iter().flatten().collect()
 }

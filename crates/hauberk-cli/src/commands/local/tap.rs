@@ -26,6 +26,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::fleet;
+
 /// Port of a sidecar's tap server.
 const TAP_PORT: u16 = 4190;
 
@@ -76,7 +78,8 @@ pub(super) fn run(state: &StateDirectory, tap: &Tap) -> anyhow::Result<ExitCode>
         Answer::Pods { pods } => pods,
         other => bail!("the lab answered {other:?}"),
     };
-    let pods: Vec<_> = pods.into_iter().filter(|pod| tap.means(pod)).collect();
+    let is_meant = |pod: &PodRow| fleet::means(pod, &tap.workload, tap.namespace.as_deref());
+    let pods: Vec<_> = pods.into_iter().filter(is_meant).collect();
     if pods.is_empty() {
         bail!("no pod of {} in this lab; hint: `hauberk local ps` lists them", tap.workload);
     }
@@ -105,23 +108,6 @@ pub(super) fn run(state: &StateDirectory, tap: &Tap) -> anyhow::Result<ExitCode>
 }
 
 impl Tap {
-    fn means(&self, pod: &PodRow) -> bool {
-        let is_name = |name: &str| {
-            let owner = pod.owner.as_str();
-            let of_owner = owner.split_once('/');
-            let by_kind = name.split_once('/').map(|(kind, name)| (whole(kind), name));
-            let by_name = of_owner.is_some_and(|(_, owner)| owner == name);
-            !name.is_empty()
-                && (pod.name == name || by_name || by_kind.is_some() && by_kind == of_owner)
-        };
-        let in_namespace = self.namespace.as_ref().is_none_or(|wanted| pod.namespace == *wanted);
-        let with_namespace = self.workload.split_once('/');
-        in_namespace
-            && (is_name(&self.workload)
-                || with_namespace
-                    .is_some_and(|(namespace, name)| pod.namespace == namespace && is_name(name)))
-    }
-
     /// What each of so many sidecars is asked for.
     fn wanted(&self, sidecars: usize) -> anyhow::Result<tap::Tap> {
         let mut all = Vec::new();
@@ -141,16 +127,6 @@ impl Tap {
             condition: TapMatch::All(all),
             with_headers: self.output == Format::Json,
         })
-    }
-}
-
-/// The kind that a short name stands for.
-fn whole(kind: &str) -> &str {
-    match kind {
-        "deploy" => "deployment",
-        "sts" => "statefulset",
-        "ds" => "daemonset",
-        other => other,
     }
 }
 
@@ -413,10 +389,10 @@ mod tests {
             "emojivoto/web",
             "emojivoto/deploy/web",
         ] {
-            assert!(tap(means).means(&pod), "{means}");
+            assert!(fleet::means(&pod, means, None), "{means}");
         }
         for other in ["we", "other/web", "emojivoto/", "deployment/we", ""] {
-            assert!(!tap(other).means(&pod), "{other}");
+            assert!(!fleet::means(&pod, other, None), "{other}");
         }
         assert_eq!(tap("web").wanted(3).unwrap().limit, 3);
         assert_eq!(tap("web").wanted(99).unwrap().limit, 1);
