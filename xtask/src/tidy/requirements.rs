@@ -46,11 +46,29 @@ fn missing_test(root: &Path, file: &str, test: &str) -> Option<String> {
     } else {
         root.join(format!("crates/hauberk-{file}"))
     };
-    match std::fs::read_to_string(&path) {
+    match text_of(&path) {
         Ok(text) if text.contains(&format!("fn {test}(")) => None,
         Ok(_) => Some(format!("{PAGE}: {file} has no test {test}")),
         Err(error) => Some(format!("{PAGE}: cannot read {file}: {error}")),
     }
+}
+
+/// The text of a file of tests, and of all files of the folder of its name, if there is one.
+fn text_of(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let folder = path.with_extension("");
+    if folder.is_dir() {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                text += &std::fs::read_to_string(path)?;
+            }
+        }
+        if !path.exists() {
+            return Ok(text);
+        }
+    }
+    Ok(text + &std::fs::read_to_string(path)?)
 }
 
 #[cfg(test)]
