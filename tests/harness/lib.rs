@@ -22,7 +22,22 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Lab {
     name: String,
     front: Child,
-    files: tempfile::TempDir,
+    files: Files,
+}
+
+/// Where the lab's files lie: in a folder that goes with it, or in one that is used again.
+enum Files {
+    Temporary(tempfile::TempDir),
+    Kept(PathBuf),
+}
+
+impl Files {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(folder) => folder.path(),
+            Self::Kept(folder) => folder,
+        }
+    }
 }
 
 /// One pod, as `hauberk local ps -o json` shows it.
@@ -119,6 +134,17 @@ impl Lab {
     /// The same with further arguments of `hauberk local up`.
     pub fn up_with(test: &str, manifest: &str, arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
+        Self::start(test, manifest, arguments, Files::Temporary(files))
+    }
+
+    /// The same with its files in `folder`, which is used again: for a lab that is never dropped,
+    /// because all tests of a process share it. It dies with the thread that starts it.
+    pub fn up_in(test: &str, manifest: &str, arguments: &[&str], folder: &Path) -> Self {
+        std::fs::create_dir_all(folder).expect("make a folder");
+        Self::start(test, manifest, arguments, Files::Kept(folder.to_owned()))
+    }
+
+    fn start(test: &str, manifest: &str, arguments: &[&str], files: Files) -> Self {
         let path = files.path().join("lab.yml");
         std::fs::write(&path, manifest).expect("write the manifest");
         let name = format!("t{}-{test}", std::process::id());

@@ -290,7 +290,10 @@ impl Client {
         while is_pooled && let Some((mut sender, since)) = self.inner.pool.take() {
             let spare = if since.elapsed() >= STALE_AFTER { repeatable(&request) } else { None };
             match sender.try_send_request(*request).await {
-                Ok(response) => return Ok(self.answer_http1(worker, sender, response)),
+                Ok(response) => {
+                    let response = unless_switched(response)?;
+                    return Ok(self.answer_http1(worker, sender, response));
+                }
                 Err(mut error) => match (error.take_message(), spare) {
                     (Some(unsent), _) => request = Box::new(unsent),
                     // Closed by the peer, which cannot have known of the request.
@@ -304,8 +307,10 @@ impl Client {
             Err(failure) => return Err(SendError::Unsent(request, Rc::new(failure))),
         };
         match sender.try_send_request(*request).await {
-            Ok(response) if is_pooled => Ok(self.answer_http1(worker, sender, response)),
-            Ok(response) => Ok(Answer::new(response, Keep::Nothing)),
+            Ok(response) => match unless_switched(response)? {
+                response if is_pooled => Ok(self.answer_http1(worker, sender, response)),
+                response => Ok(Answer::new(response, Keep::Nothing)),
+            },
             Err(error) => Err(unsent_or_broken(error)),
         }
     }
@@ -530,6 +535,16 @@ fn sent_error(error: StreamError) -> SendError {
         Break::Reset(_) => SendError::Reset(error),
         Break::Timeout(_) | Break::Unclassified => SendError::Broken(io_failure(error)),
     }
+}
+
+/// The response to a request that asked for no upgrade. A switch of protocols is none: client and
+/// server would no longer agree on what is spoken (RFC 9110 section 15.2.2).
+fn unless_switched<B>(response: Response<B>) -> Result<Response<B>, SendError> {
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
+    let error = io::Error::other("the server switched protocols unasked");
+    Err(SendError::Broken(Failure::peer(What::Io(error))))
 }
 
 fn io_failure(error: impl Into<StreamError>) -> Failure {

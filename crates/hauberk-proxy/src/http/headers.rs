@@ -127,13 +127,16 @@ pub enum Malformed {
     /// RFC 9112 section 6.1: both framings in one request are the base of request smuggling.
     #[error("both content-length and transfer-encoding")]
     TwoFramings,
+    /// RFC 9112 section 6.1: nobody may apply `chunked` twice, and other codings would be lost
+    /// between two proxies, which speak HTTP/2.
+    #[error("transfer coding is not chunked alone")]
+    Coding,
 }
 
 /// Checks an HTTP/1 request for what hyper lets through but a next hop might read differently.
 ///
-/// hyper itself refuses conflicting lengths, a transfer coding that does not end in `chunked`, a
-/// transfer coding on HTTP/1.0, bare line ends and folded headers; the tests of this crate hold it
-/// to that.
+/// hyper itself refuses conflicting lengths, a transfer coding on HTTP/1.0, bare line ends and
+/// folded headers; the tests of this crate hold it to that.
 pub fn check_http1<B>(request: &Request<B>) -> Result<(), Malformed> {
     let uri = request.uri();
     if request.method() == Method::CONNECT {
@@ -158,8 +161,14 @@ pub fn check_http1<B>(request: &Request<B>) -> Result<(), Malformed> {
             return Err(Malformed::InvalidHost);
         }
     }
-    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Malformed::TwoFramings);
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if headers.contains_key(CONTENT_LENGTH) {
+            return Err(Malformed::TwoFramings);
+        }
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
+            return Err(Malformed::Coding);
+        }
     }
     Ok(())
 }
@@ -313,6 +322,15 @@ mod tests {
             &[("content-length", "3"), ("transfer-encoding", "chunked")],
             Err(Malformed::TwoFramings),
         );
+        let coded = |values: &[&'static str], expect| {
+            let lines: Vec<_> = values.iter().map(|value| ("transfer-encoding", *value)).collect();
+            check("POST", "/", v11, &lines, expect);
+        };
+        coded(&["Chunked"], Ok(()));
+        coded(&["chunked, chunked"], Err(Malformed::Coding));
+        coded(&["chunked", "chunked"], Err(Malformed::Coding));
+        coded(&["gzip, chunked"], Err(Malformed::Coding));
+        coded(&["gzip", "chunked"], Err(Malformed::Coding));
     }
 
     #[test]
