@@ -263,6 +263,7 @@ pub(crate) fn agrees(answer: &Answer, known: &Known) -> Option<bool> {
             *known == Known::Absent || no_endpoints(known)
         }
         Answer::Refused(Refusal::Contradiction(_)) => return None,
+        Answer::Status(_) => unreachable!("proxies do not ask for statuses"),
     })
 }
 

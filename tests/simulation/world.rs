@@ -260,6 +260,7 @@ impl World {
                     Answer::Outbound(_) => "outbound",
                     Answer::Endpoints(_) => "endpoints",
                     Answer::Profile(_) => "profile",
+                    Answer::Status(_) => unreachable!("proxies do not ask for statuses"),
                     Answer::Refused(hauberk_index::Refusal::Contradiction(_)) => "contradiction",
                     Answer::Refused(_) => "refusal",
                 };

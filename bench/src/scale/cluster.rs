@@ -223,6 +223,6 @@ mod tests {
             }
         }
         assert_eq!((cluster.services(), cluster.routes()), (3, 1));
-        assert_eq!(objects, 12 + 2 * 3 + 2 * 1 + 1);
+        assert_eq!(objects, 12 + 2 * 3 + 2 + 1);
     }
 }

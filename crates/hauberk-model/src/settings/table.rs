@@ -134,7 +134,7 @@ settings! {
     /// Initial window of a stream, as a client.
     HTTP2_INITIAL_STREAM_WINDOW_SIZE: Bytes, "262144";
     /// Initial window of a connection, as a client.
-    HTTP2_INITIAL_CONNECTION_WINDOW_SIZE: Bytes, "1048576";
+    HTTP2_INITIAL_CONNECTION_WINDOW_SIZE: Bytes, "4194304";
     /// Initial window of an inbound stream, as a server; needs the connection's too.
     INBOUND_SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE: Bytes, unset;
     /// Initial window of an inbound connection, as a server; needs the stream's too.

@@ -21,10 +21,10 @@ use crate::http::keeper::{Advice, KeepAlive, Keeper};
 use crate::http::pipe::Pipe;
 use crate::settings::Http2Server;
 
-/// Bytes a peer may send on a stream, and on a connection, before we have read them, when nothing
-/// is set. linkerd2-proxy v2 grants 64 KiB to a stream, which costs a large body a wake-up of all four
-/// parties for every 64 KiB; what one peer may send in all is the same.
-const WINDOWS_DEFAULT: (u32, u32) = (256 * 1024, 1024 * 1024);
+/// Bytes a peer may send on a stream, and on a connection, before we have read them, when nothing is set. linkerd2-proxy
+/// v2 grants 64 KiB and 1 MiB: a large body then costs a wake-up of all four parties for every 64 KiB. The ratio is the
+/// same, so that as many streams may stall before a connection does.
+const WINDOWS_DEFAULT: (u32, u32) = (256 * 1024, 4 * 1024 * 1024);
 
 /// Largest send buffer of a stream when nothing is set (hyper 1).
 const SEND_BUFFER_BYTES: usize = 400 * 1024;
