@@ -13,7 +13,7 @@ use crate::{
     worker::Worker,
 };
 use hauberk_linux::{
-    original_dst::{canonical, original_dst},
+    original_dst::{canonical, original_dst_for},
     socket::{self, ListenOptions},
 };
 use std::{
@@ -73,7 +73,14 @@ pub fn bind(config: &Config) -> io::Result<Vec<Listeners>> {
 fn listeners(address: SocketAddr, count: usize, side: &Side) -> io::Result<Vec<StdListener>> {
     let backlog = side.backlog.unwrap_or(socket::BACKLOG_DEFAULT);
     let options = ListenOptions { backlog, nonblocking: true, ..ListenOptions::default() };
-    socket::listen_shared(address, count, &options)
+    let listeners = socket::listen_shared(address, count, &options)?;
+    for listener in &listeners {
+        // Set here once, and not on each connection, which has what its listener has. Connections work without.
+        if let Err(error) = socket::configure(listener, &side.accept) {
+            tracing::warn!(%address, %error, "cannot set options of accepted connections");
+        }
+    }
+    Ok(listeners)
 }
 
 /// Accepting waits so long after a failure, which usually means that descriptors have run out: some connection must
@@ -95,10 +102,13 @@ pub async fn accept(
         }
     };
     let mut is_failing = false;
+    let shutdown = worker.shutdown.clone();
+    let draining = shutdown.draining();
+    tokio::pin!(draining);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = worker.shutdown.draining() => return,
+            () = &mut draining => return,
         };
         match accepted {
             Ok((socket, client)) => {
@@ -134,18 +144,10 @@ fn begin(
     direction: Direction,
     original: OriginalDst,
 ) {
-    let side = match direction {
-        Direction::Inbound => &worker.config.inbound.side,
-        Direction::Outbound => &worker.config.outbound.side,
-    };
-    if let Err(error) = socket::configure(&socket, &side.accept) {
-        // The connection works without; most often it is already gone.
-        tracing::debug!(%client, %error, "cannot set socket options");
-    }
     let original_dst = match original {
         OriginalDst::Fixed(address) => address,
-        OriginalDst::Kernel => match original_dst(&socket) {
-            Ok(found) => found.address,
+        OriginalDst::Kernel => match original_dst_for(&socket, client) {
+            Ok(address) => address,
             Err(error) => {
                 tracing::debug!(%client, %error, "cannot find the original destination");
                 return;
