@@ -68,9 +68,7 @@ async fn open(mut io: Io, identity: &Identity) -> io::Result<Io> {
     let offer = accept::offer(&mut io, &mut sniffed, &identity.server_name).await?;
     sniffed.give_back(&mut io);
     match (offer, identity.certified()) {
-        (Offer::Ours, Some(certified)) => {
-            Ok(accept::accept(io, certified.server(Alpn::None).clone()).await?.io)
-        }
+        (Offer::Ours, Some(certified)) => Ok(accept::accept(io, &certified, Alpn::None).await?.io),
         (Offer::Ours | Offer::Foreign(_) | Offer::None, _) => Ok(io),
     }
 }

@@ -197,6 +197,7 @@ fn inbound(reader: &mut Reader<'_>) -> Option<Inbound> {
             "json" => Ok(AccessLogFormat::Json),
             _ => Err(BadValue { expected: "apache or json", got: text.to_owned() }),
         });
+    let tls_resumption = reader.read(table::INBOUND_TLS_RESUMPTION, value::boolean);
     Some(Inbound {
         side: side?,
         listen: listen?,
@@ -207,6 +208,7 @@ fn inbound(reader: &mut Reader<'_>) -> Option<Inbound> {
         opaque_ports,
         authority_labels: authority_labels.unwrap_or(false),
         access_log,
+        tls_resumption: tls_resumption?,
     })
 }
 
@@ -221,6 +223,7 @@ fn outbound(reader: &mut Reader<'_>) -> Option<Outbound> {
     let ingress_mode = reader.read(table::INGRESS_MODE, value::boolean)?;
     let hide = reader.read(table::OUTBOUND_DISABLE_INFORMATIONAL_HEADERS, value::boolean);
     let hostname_labels = reader.read(table::OUTBOUND_METRICS_HOSTNAME_LABELS, value::boolean);
+    let tls_resumption = reader.read(table::OUTBOUND_TLS_RESUMPTION, value::boolean);
     Some(Outbound {
         side: side?,
         listen: several.or_else(|| single.map(|address| vec![address]))?,
@@ -230,6 +233,7 @@ fn outbound(reader: &mut Reader<'_>) -> Option<Outbound> {
         profile_networks: networks.unwrap_or_default(),
         hide_informational_headers: hide.unwrap_or(ingress_mode),
         hostname_labels: hostname_labels?,
+        tls_resumption: tls_resumption?,
         ingress_mode,
         dials_loopback: false,
     })
