@@ -38,6 +38,13 @@ const TOOLS: &[(&str, &str)] = &[
 /// the checkout does not lie in.
 const MOUNT_POINTS: &[&str] = &["/mnt", "/media", "/srv"];
 
+/// The program that is shipped in a form of its own.
+const PROXY: &str = "hauberk-proxy";
+
+/// How that is linked: statically, with small tables of relocations (`docs/decisions/0025`).
+const SHIPPED: &[&str] =
+    &["-C", "target-feature=+crt-static", "-C", "link-arg=-Wl,-z,pack-relative-relocs"];
+
 /// Bytes of the large body. It lies in memory, so that no disk is measured.
 const BULK_BYTES: usize = 64 * 1024 * 1024;
 
@@ -107,8 +114,20 @@ fn build(root: &Path, options: &Options) -> anyhow::Result<()> {
     packages.sort_unstable();
     packages.dedup();
     println!("bench: building {} ({})", packages.join(", "), options.profile.name());
+    let (ours, profile) = (options.profile, options.profile.of_others());
+    if ours == Profile::Dist && packages.contains(&PROXY) {
+        packages.retain(|package| *package != PROXY);
+        let status = Command::new(env!("CARGO"))
+            .args(["rustc", "--quiet", "--profile", ours.name()])
+            .args(["--package", PROXY, "--bin", PROXY, "--"])
+            .args(SHIPPED)
+            .current_dir(root)
+            .status()
+            .context("cannot run cargo rustc")?;
+        ensure!(status.success(), "the build of the proxy failed");
+    }
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--profile", options.profile.name()])
+        .args(["build", "--quiet", "--profile", profile.name()])
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .current_dir(root)
         .status()
@@ -154,7 +173,8 @@ impl Workshop {
 
     /// A program of this workspace.
     pub(super) fn program(&self, name: &str) -> PathBuf {
-        self.target.join(self.profile.directory()).join(name)
+        let profile = if name == PROXY { self.profile } else { self.profile.of_others() };
+        self.target.join(profile.directory()).join(name)
     }
 
     /// A file among the certificates, keys and tokens.

@@ -50,6 +50,8 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(super) enum Profile {
     Release,
+    /// The proxy as it is shipped (whole-program optimisation, static), the rest as in `release`
+    Dist,
     Dev,
 }
 
@@ -58,7 +60,16 @@ impl Profile {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Release => "release",
+            Self::Dist => "dist",
             Self::Dev => "dev",
+        }
+    }
+
+    /// The profile for everything but the proxy.
+    pub(super) fn of_others(self) -> Self {
+        match self {
+            Self::Release | Self::Dist => Self::Release,
+            Self::Dev => Self::Dev,
         }
     }
 
@@ -66,6 +77,7 @@ impl Profile {
     pub(super) fn directory(self) -> &'static str {
         match self {
             Self::Release => "release",
+            Self::Dist => "dist",
             Self::Dev => "debug",
         }
     }
