@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ClientSessionStore, ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, SignatureScheme};
 
 use crate::anchors::TrustAnchors;
 use crate::provider::provider;
-use crate::{Alpn, TlsSettings};
+use crate::{Alpn, Sessions, TlsSettings};
 
 /// The configuration of a client that shows no certificate, such as a proxy that asks for its
 /// first one.
@@ -49,7 +49,15 @@ fn build(
         .with_custom_certificate_verifier(anchors.server_verifier())
         .with_client_cert_resolver(Arc::new(Own(certified)));
     config.alpn_protocols = alpn.protocols();
-    config.resumption = settings.resumption.clone();
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// The same, resuming sessions that are kept in `sessions`. Costs a few allocations.
+pub(crate) fn resuming(config: &ClientConfig, sessions: &Arc<Sessions>) -> Arc<ClientConfig> {
+    let sessions: Arc<dyn ClientSessionStore> = Arc::clone(sessions) as _;
+    let mut config = config.clone();
+    config.resumption = Resumption::store(sessions);
     Arc::new(config)
 }
 

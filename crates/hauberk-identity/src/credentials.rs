@@ -10,13 +10,16 @@ use std::time::SystemTime;
 
 use hauberk_model::workload_id::WorkloadId;
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 
 use crate::anchors::{ChainError, TrustAnchors};
 use crate::certificate::{self, MalformedCertificate, Validity};
 use crate::key::{Key, KeyError};
+use crate::moment::from_unix_seconds;
 use crate::request::{self, Request, RequestError};
+use crate::resumption::{self, Sessions, Tickets};
 use crate::verify::{WrongPeer, expect_identity};
 use crate::{Alpn, TlsSettings, client_config, server_config};
 
@@ -126,13 +129,20 @@ impl Credentials {
 
         let client =
             |alpn| client_config::with_certificate(anchors, Arc::clone(&certified), alpn, settings);
-        let server =
-            |alpn| server_config::with_certificate(anchors, Arc::clone(&certified), alpn, settings);
+        let tickets = match settings.tickets {
+            Tickets::Off => None,
+            Tickets::On => resumption::ticketer(&settings.time),
+        };
+        let server = |alpn| {
+            let certified = Arc::clone(&certified);
+            server_config::with_certificate(anchors, certified, alpn, settings, tickets.as_ref())
+        };
         Ok(Certified {
             identity: self.identity.clone(),
             validity,
             clients: [client(Alpn::None), client(Alpn::Transport)],
             servers: [server(Alpn::None), server(Alpn::Transport)],
+            time: Arc::clone(&settings.time),
             certified,
         })
     }
@@ -146,6 +156,7 @@ pub struct Certified {
     clients: [Arc<ClientConfig>; 2],
     servers: [Arc<ServerConfig>; 2],
     certified: Arc<CertifiedKey>,
+    time: Arc<dyn TimeProvider>,
 }
 
 impl Certified {
@@ -168,6 +179,26 @@ impl Certified {
     /// [`expect_identity`].
     pub fn client(&self, alpn: Alpn) -> &Arc<ClientConfig> {
         &self.clients[index(alpn)]
+    }
+
+    /// The same, for connections to one peer whose sessions are kept in `sessions`. After the
+    /// handshake, [`Certified::still_holds`] must be asked as well.
+    pub fn client_resuming(&self, alpn: Alpn, sessions: &Arc<Sessions>) -> Arc<ClientConfig> {
+        client_config::resuming(self.client(alpn), sessions)
+    }
+
+    /// Whether what the peer proved with these certificates still holds: none of them has ended,
+    /// and all have begun. A full handshake has just checked that, a resumed one has not. Takes
+    /// what rustls' `peer_certificates()` returns; a peer that showed nothing proved nothing.
+    pub fn still_holds(&self, peer_certificates: Option<&[CertificateDer<'_>]>) -> bool {
+        let Some(now) = self.time.current_time() else { return false };
+        let now = from_unix_seconds(now.as_secs());
+        peer_certificates.unwrap_or_default().iter().all(|one| {
+            // The end of an anchor does not count, in full handshakes neither.
+            let is_anchor = certificate::is_self_issued(one).unwrap_or(false);
+            let holds = |valid: Validity| valid.not_before <= now && now <= valid.not_after;
+            is_anchor || certificate::validity(one).is_ok_and(holds)
+        })
     }
 
     /// For connections we accept.

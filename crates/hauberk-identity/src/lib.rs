@@ -12,6 +12,7 @@
 //! | accept the certificate, build TLS configurations once | proxy | [`credentials`] |
 //! | connect and accept | both | [`client_config`], [`server_config`] |
 //! | who is the peer? | both | [`verify`] |
+//! | connect again without a second proof | both | [`resumption`] |
 //! | when to ask again | proxy | [`renewal`] |
 //! | found a mesh | CLI, lab, tests | [`ca`] |
 //!
@@ -36,13 +37,13 @@ mod moment;
 mod provider;
 pub mod renewal;
 pub mod request;
+pub mod resumption;
 pub mod server_config;
 pub mod token;
 pub mod verify;
 
 use std::sync::Arc;
 
-use rustls::client::Resumption;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
 pub use anchors::TrustAnchors;
@@ -50,6 +51,7 @@ pub use credentials::{Certified, Credentials};
 pub use issuer::{Issued, Issuer};
 pub use key::Key;
 pub use provider::provider;
+pub use resumption::{Sessions, Tickets};
 pub use rustls;
 
 /// The protocol, negotiated by ALPN, in which a transport header precedes the payload.
@@ -76,17 +78,14 @@ impl Alpn {
 /// What a process chooses about its TLS; the protocol's parameters are fixed.
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
-    /// Whether clients resume sessions. Off by default, as in linkerd2-proxy: the server sends no
-    /// tickets. Whoever turns it on must check the expected identity after resumed handshakes too
-    /// (the peer's certificates are part of the session), and accept that a session may outlive
-    /// the certificate it was made with.
-    pub resumption: Resumption,
+    /// Whether servers let clients resume sessions; see [`resumption`].
+    pub tickets: Tickets,
     /// The clock that handshakes read to judge the peer's certificate.
     pub time: Arc<dyn TimeProvider>,
 }
 
 impl Default for TlsSettings {
     fn default() -> Self {
-        Self { resumption: Resumption::disabled(), time: Arc::new(DefaultTimeProvider) }
+        Self { tickets: Tickets::Off, time: Arc::new(DefaultTimeProvider) }
     }
 }

@@ -1,12 +1,12 @@
 //! How a server of the mesh speaks TLS.
 //!
-//! Asks every client for a certificate and accepts its absence. Sends no session tickets and keeps
-//! no sessions: no client of the mesh resumes, so they would only cost.
+//! Asks every client for a certificate and accepts its absence. Keeps no sessions; sends a session
+//! ticket if there is something to seal it with ([`resumption`](crate::resumption)).
 
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 
@@ -20,6 +20,7 @@ pub(crate) fn with_certificate(
     certified: Arc<CertifiedKey>,
     alpn: Alpn,
     settings: &TlsSettings,
+    tickets: Option<&Arc<dyn ProducesTickets>>,
 ) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_details(provider(), Arc::clone(&settings.time))
         .with_protocol_versions(&[&TLS13])
@@ -27,7 +28,10 @@ pub(crate) fn with_certificate(
         .with_client_cert_verifier(anchors.client_verifier())
         .with_cert_resolver(Arc::new(Own(certified)));
     config.alpn_protocols = alpn.protocols();
-    config.send_tls13_tickets = 0;
+    config.send_tls13_tickets = usize::from(tickets.is_some());
+    if let Some(tickets) = tickets {
+        config.ticketer = Arc::clone(tickets);
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Arc::new(config)
 }

@@ -10,15 +10,18 @@ use hauberk_identity::issuer::{IssueError, IssuerError, Lifetimes};
 use hauberk_identity::request::Request;
 use hauberk_identity::verify::{WrongPeer, client_identity, expect_identity};
 use hauberk_identity::{
-    Alpn, Certified, Credentials, Issued, Issuer, TRANSPORT_PROTOCOL, TlsSettings, TrustAnchors,
-    client_config, renewal,
+    Alpn, Certified, Credentials, Issued, Issuer, Sessions, TRANSPORT_PROTOCOL, Tickets,
+    TlsSettings, TrustAnchors, client_config, renewal, resumption,
 };
 use hauberk_model::workload_id::WorkloadId;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rustls::client::ClientSessionStore;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ClientConnection, NamedGroup, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ServerConfig, ServerConnection,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -81,16 +84,21 @@ impl Mesh {
     }
 
     fn member(&mut self, account: &str) -> Certified {
+        let settings = self.clock.settings();
+        self.certified(account, &settings)
+    }
+
+    /// A member whose server sends tickets.
+    fn ticketing(&mut self, account: &str) -> Certified {
+        let settings = TlsSettings { tickets: Tickets::On, ..self.clock.settings() };
+        self.certified(account, &settings)
+    }
+
+    fn certified(&mut self, account: &str, settings: &TlsSettings) -> Certified {
         let credentials = Credentials::generate(id(account)).expect("randomness");
         let issued = self.issued(&credentials, noon());
         credentials
-            .certify(
-                issued.leaf,
-                issued.intermediates,
-                &self.anchors,
-                &self.clock.settings(),
-                noon(),
-            )
+            .certify(issued.leaf, issued.intermediates, &self.anchors, settings, noon())
             .expect("accepted")
     }
 }
@@ -156,6 +164,144 @@ fn two_members_know_each_other_with_post_quantum_keys_and_no_tickets() {
     );
     assert_eq!(client.tls13_tickets_received(), 0);
     assert_eq!(client.alpn_protocol(), None);
+}
+
+/// Two members whose servers send tickets, with a client's sessions for one server.
+struct Pair {
+    mesh: Mesh,
+    web: Certified,
+    voting: Certified,
+    sessions: Arc<Sessions>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut mesh = Mesh::new();
+        let (web, voting) = (mesh.ticketing("web"), mesh.ticketing("voting"));
+        Self { mesh, web, voting, sessions: Arc::default() }
+    }
+
+    /// How the handshake went, and both ends.
+    fn connect(&self) -> (HandshakeKind, ClientConnection, ServerConnection) {
+        let config = self.web.client_resuming(Alpn::None, &self.sessions);
+        let (client, server) =
+            handshake(&config, self.voting.server(Alpn::None), &id("voting")).expect("members");
+        let kind = client.handshake_kind().expect("complete");
+        assert_eq!(Some(kind), server.handshake_kind());
+        (kind, client, server)
+    }
+
+    fn kind(&self) -> HandshakeKind {
+        self.connect().0
+    }
+}
+
+#[test]
+fn a_session_is_resumed_once_with_the_same_peers_and_fresh_keys() {
+    let pair = Pair::new();
+    assert_eq!(pair.kind(), HandshakeKind::Full);
+    assert_eq!(pair.sessions.len(), 1);
+    let (kind, client, server) = pair.connect();
+    assert_eq!(kind, HandshakeKind::Resumed);
+    assert_eq!(expect_identity(client.peer_certificates(), &id("voting")), Ok(()));
+    assert_eq!(client_identity(server.peer_certificates()), Some(id("web")));
+    let group = client.negotiated_key_exchange_group().expect("keys were exchanged").name();
+    assert_eq!(group, NamedGroup::X25519MLKEM768);
+    assert!(pair.web.still_holds(client.peer_certificates()));
+    assert!(pair.voting.still_holds(server.peer_certificates()));
+    // One ticket was used and one came.
+    assert_eq!(pair.sessions.len(), 1);
+}
+
+#[test]
+fn a_resumed_server_is_still_held_against_who_it_should_be() {
+    let pair = Pair::new();
+    pair.connect();
+    let (kind, client, _) = pair.connect();
+    assert_eq!(kind, HandshakeKind::Resumed);
+    assert_eq!(
+        expect_identity(client.peer_certificates(), &id("emoji")),
+        Err(WrongPeer::Other { expected: id("emoji"), presented: vec![id("voting")] })
+    );
+}
+
+#[test]
+fn no_session_is_resumed_after_either_certificate_was_renewed() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.voting = pair.mesh.ticketing("voting");
+    assert_eq!(pair.kind(), HandshakeKind::Full);
+    assert_eq!(pair.kind(), HandshakeKind::Resumed);
+    pair.web = pair.mesh.ticketing("web");
+    assert_eq!(pair.kind(), HandshakeKind::Full);
+    assert_eq!(pair.kind(), HandshakeKind::Resumed);
+}
+
+#[test]
+fn no_session_survives_a_change_of_trust_anchors() {
+    let mut pair = Pair::new();
+    pair.connect();
+    // Everything begins anew under another anchor; only the client's tickets are left over.
+    let old_voting = pair.voting.clone();
+    pair.mesh = Mesh::new();
+    (pair.web, pair.voting) = (pair.mesh.ticketing("web"), pair.mesh.ticketing("voting"));
+    assert_eq!(pair.sessions.len(), 1);
+    assert_eq!(pair.kind(), HandshakeKind::Full);
+    // With a ticket in hand, the peer of the old anchor is refused as any stranger.
+    pair.connect();
+    let config = pair.web.client_resuming(Alpn::None, &pair.sessions);
+    let refused = handshake(&config, old_voting.server(Alpn::None), &id("voting"));
+    assert_eq!(ChainError::from(refused.expect_err("a stranger")), ChainError::UnknownIssuer);
+}
+
+#[test]
+fn a_ticket_ends_after_its_life() {
+    let pair = Pair::new();
+    pair.connect();
+    pair.mesh.clock.set(noon() + resumption::LIFETIME);
+    assert_eq!(pair.kind(), HandshakeKind::Resumed);
+    pair.mesh.clock.set(noon() + 2 * resumption::LIFETIME + Duration::from_secs(1));
+    assert_eq!(pair.kind(), HandshakeKind::Full);
+}
+
+#[test]
+fn a_session_does_not_outlive_the_certificates_it_was_made_with() {
+    let pair = Pair::new();
+    let end = pair.web.validity().not_after;
+    pair.mesh.clock.set(end - Duration::from_secs(60));
+    pair.connect();
+    pair.mesh.clock.set(end);
+    let (kind, client, server) = pair.connect();
+    assert_eq!(kind, HandshakeKind::Resumed);
+    assert!(pair.web.still_holds(client.peer_certificates()));
+    assert!(pair.voting.still_holds(server.peer_certificates()));
+    // rustls resumes; it is for us to refuse.
+    pair.mesh.clock.set(end + Duration::from_secs(60));
+    let (kind, client, server) = pair.connect();
+    assert_eq!(kind, HandshakeKind::Resumed);
+    assert!(!pair.web.still_holds(client.peer_certificates()));
+    assert!(!pair.voting.still_holds(server.peer_certificates()));
+}
+
+#[test]
+fn tickets_are_bounded_and_sent_only_by_servers_that_want_to() {
+    let pair = Pair::new();
+    for _ in 0..=resumption::TICKETS_MAX {
+        let fresh = Arc::<Sessions>::default();
+        let config = pair.web.client_resuming(Alpn::None, &fresh);
+        handshake(&config, pair.voting.server(Alpn::None), &id("voting")).expect("members");
+        // What a connection brings is put beside what others brought.
+        let name = ServerName::try_from(id("voting").as_str().to_owned()).expect("a DNS name");
+        let ticket = fresh.take_tls13_ticket(&name).expect("one");
+        pair.sessions.insert_tls13_ticket(name, ticket);
+    }
+    assert_eq!(pair.sessions.len(), resumption::TICKETS_MAX);
+
+    let mut silent = Pair::new();
+    silent.voting = silent.mesh.member("voting");
+    silent.connect();
+    assert!(silent.sessions.is_empty());
+    assert_eq!(silent.kind(), HandshakeKind::Full);
 }
 
 #[test]

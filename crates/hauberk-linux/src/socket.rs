@@ -158,7 +158,8 @@ pub struct ConnectionOptions {
 
 /// Sets the options on `socket`, any TCP socket including tokio's.
 ///
-/// Costs one system call for each option asked for (keep-alive: three).
+/// Costs one system call for each option asked for (keep-alive: three). Set on a listener, they are those of every
+/// connection it accepts from then on (Linux copies the listening socket), which costs an accepted connection nothing.
 ///
 /// # Errors
 /// What the kernel says; options before the failing one stay set.
@@ -288,6 +289,27 @@ mod tests {
         configure(&client, &options).unwrap();
 
         let socket = SockRef::from(&client);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn accepted_connections_have_the_options_of_their_listener() {
+        let listener = listen(loopback(), &ListenOptions::default()).unwrap();
+        let options = ConnectionOptions {
+            nodelay: true,
+            keepalive: Some(Duration::from_secs(10)),
+            user_timeout: Some(Duration::from_millis(1500)),
+        };
+        configure(&listener, &options).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+
+        let (accepted, _) = listener.accept().unwrap();
+
+        let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(10));

@@ -162,7 +162,7 @@ async fn open(mut io: Io, identity: &Identity) -> io::Result<(Io, Tls)> {
     sniffed.give_back(&mut io);
     match (offer, identity.certified()) {
         (Offer::Ours, Some(certified)) => {
-            let accepted = accept::accept(io, certified.server(Alpn::None).clone()).await?;
+            let accepted = accept::accept(io, &certified, Alpn::None).await?;
             Ok((accepted.io, Tls::Established { client_id: accepted.client_id }))
         }
         (Offer::Ours | Offer::Foreign(_) | Offer::None, _) => {

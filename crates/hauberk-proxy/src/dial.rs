@@ -13,6 +13,7 @@
 //! own and not what the application meant (linkerd2-proxy refuses them too).
 
 use crate::{
+    connection::Direction,
     http::failure::{Failure, What},
     io::Io,
     telemetry::{
@@ -53,7 +54,7 @@ pub async fn dial(worker: &Worker, endpoint: &Endpoint, session: Session) -> Res
     }
     let side = &outbound.side;
     let way = Way::new(endpoint, is_local(worker, endpoint), session);
-    let connecting = connect(worker, &way, &side.connect);
+    let connecting = connect(worker, &way, &side.connect, session);
     let mut io = within(side.connect_timeout, way.address, connecting).await?;
     io.observe(Sensor::open(&transport(worker, endpoint)));
     Ok(io)
@@ -124,6 +125,7 @@ async fn connect(
     worker: &Worker,
     way: &Way<'_>,
     options: &ConnectionOptions,
+    session: Session,
 ) -> Result<Io, Failure> {
     let address = way.address;
     let socket = tcp(address, options)
@@ -136,11 +138,17 @@ async fn connect(
         return Err(Failure::us(What::NoCertificate));
     };
     let alpn = if way.header.is_some() { Alpn::Transport } else { Alpn::None };
-    let config = certified.client(alpn);
-    let connected =
-        tls::connect::connect(socket, Arc::clone(config), peer).await.map_err(|error| {
-            Failure::peer(What::Handshake { address, expected: peer.identity.clone(), error })
-        })?;
+    let config = match session {
+        Session::Opaque if worker.config.outbound.tls_resumption => {
+            certified.client_resuming(alpn, &worker.sessions.get(address, &peer.identity))
+        }
+        Session::Opaque | Session::Http1 | Session::Http2 => Arc::clone(certified.client(alpn)),
+    };
+    let connecting = tls::connect::connect(socket, &certified, config, peer);
+    let connected = connecting.await.map_err(|error| {
+        Failure::peer(What::Handshake { address, expected: peer.identity.clone(), error })
+    })?;
+    worker.metrics.handshake(Direction::Outbound, connected.handshake);
     let mut io = connected.io;
     if let Some(header) = way.header.as_ref().filter(|_| connected.is_transport_header_agreed) {
         let written = async {
@@ -166,7 +174,7 @@ pub(crate) async fn tcp(address: SocketAddr, options: &ConnectionOptions) -> io:
 
 fn transport(worker: &Worker, endpoint: &Endpoint) -> Arc<Transport> {
     let labels = Labels::new()
-        .direction(crate::connection::Direction::Outbound)
+        .direction(Direction::Outbound)
         .with("peer", PeerEnd::Destination.as_str())
         .target(endpoint.address)
         .tls_dialled(endpoint, is_local(worker, endpoint))

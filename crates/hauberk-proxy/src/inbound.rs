@@ -128,10 +128,11 @@ async fn secure(
             let Some(certified) = worker.identity.certified() else {
                 return Err(Failure::us(What::NoCertificate));
             };
-            let accepting = accept::accept(io, certified.server(Alpn::None).clone());
+            let accepting = accept::accept(io, &certified, Alpn::None);
             let accepted = tokio::time::timeout(timeout, accepting).await;
             let accepted =
                 accepted.map_err(|_| Failure::client(What::DetectTimeout))?.map_err(broken)?;
+            worker.metrics.handshake(Direction::Inbound, accepted.handshake);
             let facts = Facts { tls: Tls::Established { client_id: accepted.client_id }, ..facts };
             Ok(Ok(Secured { io: accepted.io, facts, sniffed: Sniffed::default(), early: None }))
         }

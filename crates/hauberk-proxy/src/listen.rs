@@ -18,7 +18,7 @@ use crate::{
     worker::Worker,
 };
 use hauberk_linux::{
-    original_dst::{canonical, original_dst},
+    original_dst::{canonical, original_dst_for},
     socket::{self, Begin, ListenOptions},
 };
 use std::{
@@ -110,7 +110,14 @@ fn shared(
     };
     let options =
         ListenOptions { backlog: backlog(side), nonblocking: true, begin, ..Default::default() };
-    socket::listen_shared(address, count, &options)
+    let listeners = socket::listen_shared(address, count, &options)?;
+    for listener in &listeners {
+        // Set here once, and not on each connection, which has what its listener has. Connections work without.
+        if let Err(error) = socket::configure(listener, &side.accept) {
+            tracing::warn!(%address, %error, "cannot set options of accepted connections");
+        }
+    }
+    Ok(listeners)
 }
 
 fn backlog(side: &Side) -> i32 {
@@ -157,10 +164,13 @@ pub async fn accept(
         }
     };
     let mut is_failing = false;
+    let shutdown = worker.shutdown.clone();
+    let draining = shutdown.draining();
+    tokio::pin!(draining);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = worker.shutdown.draining() => break,
+            () = &mut draining => break,
         };
         match accepted {
             Ok((socket, client)) => {
@@ -224,18 +234,10 @@ fn begin(
     direction: Direction,
     original: OriginalDst,
 ) {
-    let side = match direction {
-        Direction::Inbound => &worker.config.inbound.side,
-        Direction::Outbound => &worker.config.outbound.side,
-    };
-    if let Err(error) = socket::configure(&socket, &side.accept) {
-        // The connection works without; most often it is already gone.
-        tracing::debug!(%client, %error, "cannot set socket options");
-    }
     let original_dst = match original {
         OriginalDst::Fixed(address) => address,
-        OriginalDst::Kernel => match original_dst(&socket) {
-            Ok(found) => found.address,
+        OriginalDst::Kernel => match original_dst_for(&socket, client) {
+            Ok(address) => address,
             Err(error) => {
                 tracing::debug!(%client, %error, "cannot find the original destination");
                 return;

@@ -13,6 +13,7 @@
 //! a deadline rather than leave the mesh in plaintext.
 
 pub mod backend;
+pub mod counters;
 pub mod discover;
 pub mod ingress;
 pub mod mirror;
@@ -23,20 +24,18 @@ pub mod retry;
 pub mod tls;
 
 use crate::{
-    connection::{Direction, Facts},
-    detect::{self, Decided, Sniffed, Why},
+    connection::Facts,
+    detect::{self, Decided, Sniffed},
     http::{
         self, Version,
         failure::{Failure, What},
     },
     io::Io,
-    telemetry::{
-        labels::Labels,
-        tcp::{PeerEnd, Sensor},
-    },
+    telemetry::{labels::Labels, tcp::Sensor},
     transport_header::Session,
     worker::Worker,
 };
+use counters::Carries;
 use discover::{Key, Target, Targets};
 use hauberk_model::{OutboundPolicy, outbound::OutboundProtocol};
 use std::{net::IpAddr, rc::Rc, sync::Arc};
@@ -44,27 +43,31 @@ use tokio::time::Instant;
 
 /// Serves one connection to its end. The caller holds the drain guard.
 pub async fn serve(worker: Rc<Worker>, mut io: Io, facts: Facts) {
-    let labels = Labels::new()
-        .direction(Direction::Outbound)
-        .with("peer", PeerEnd::Source.as_str())
-        .target(facts.original_dst)
-        .tls_accepted(&facts.tls);
-    io.observe(Sensor::open(&worker.metrics.tcp.transport(labels)));
-    if let Err(failure) = serve_or_fail(&worker, io, &facts).await {
+    let is_loop = is_loop(&worker, &facts);
+    let served = if is_loop || worker.config.outbound.ingress_mode {
+        io.observe(Sensor::open(&discover::accepted(&worker, facts.original_dst)));
+        match is_loop {
+            true => Err(Failure::client(What::Loop(facts.original_dst))),
+            false => Box::pin(ingress::serve(&worker, io, &facts)).await,
+        }
+    } else {
+        let target = Targets::get(&worker, Key::Address(facts.original_dst));
+        io.observe(Sensor::open(target.accepted(&worker, facts.original_dst)));
+        serve_or_fail(&worker, io, &facts, target).await
+    };
+    if let Err(failure) = served {
         let labels = Labels::new().with("error", error_label(&failure)).target(facts.original_dst);
         worker.metrics.outbound.tcp_errors.get_or_create(&labels).inc();
         tracing::debug!(client = %facts.client, target = %facts.original_dst, %failure, "connection failed");
     }
 }
 
-async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result<(), Failure> {
-    if is_loop(worker, facts) {
-        return Err(Failure::client(What::Loop(facts.original_dst)));
-    }
-    if worker.config.outbound.ingress_mode {
-        return Box::pin(ingress::serve(worker, io, facts)).await;
-    }
-    let target = Targets::get(worker, Key::Address(facts.original_dst));
+async fn serve_or_fail(
+    worker: &Rc<Worker>,
+    mut io: Io,
+    facts: &Facts,
+    target: Rc<Target>,
+) -> Result<(), Failure> {
     let mut sniffed = Sniffed::default();
     if let Err(failure) = discover(&target, &mut io, &mut sniffed).await {
         let version = match detect::http(sniffed.bytes()) {
@@ -86,8 +89,7 @@ async fn serve_or_fail(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result
         protocol(worker, &mut io, &mut sniffed, &target, &policy, client).await?
     };
     sniffed.give_back(&mut io);
-    let labels = Labels::new().with("protocol", protocol.as_str()).parent(&policy.parent);
-    worker.metrics.outbound.protocol.get_or_create(&labels).inc();
+    target.counters(&policy).carries(&worker.metrics.outbound, protocol.carries());
     drop(policy);
 
     match protocol {
@@ -109,12 +111,11 @@ enum Protocol {
 }
 
 impl Protocol {
-    fn as_str(&self) -> &'static str {
+    fn carries(&self) -> Carries {
         match self {
-            Self::Http(Version::Http1) => "http/1",
-            Self::Http(Version::Http2) => "http/2",
-            Self::Opaque(_) => "opaq",
-            Self::Tls => "tls",
+            Self::Http(version) => Carries::Http(*version),
+            Self::Opaque(_) => Carries::Opaque,
+            Self::Tls => Carries::Tls,
         }
     }
 }
@@ -162,20 +163,14 @@ async fn protocol(
     };
     let timeout = worker.config.outbound.side.detect_timeout;
     let decided = Box::pin(detect::protocol(io, sniffed, timeout, early)).await;
-    let (result, protocol) = match decided {
-        Ok(Decided::Http1) => ("http/1", Ok(Protocol::Http(Version::Http1))),
-        Ok(Decided::Http2) => ("http/2", Ok(Protocol::Http(Version::Http2))),
-        Ok(Decided::Opaque(chosen, Why::Bytes | Why::ServerSpokeFirst)) => {
-            ("not_http", Ok(Protocol::Opaque(chosen)))
-        }
-        Ok(Decided::Opaque(chosen, Why::Timeout)) => ("read_timeout", Ok(Protocol::Opaque(chosen))),
-        Err(error) => ("error", Err(Failure::client(What::Io(error)))),
-    };
-    let labels = Labels::new().parent(&policy.parent);
-    let metrics = &worker.metrics.outbound;
-    metrics.detect_duration.get_or_create(&labels).observe(begin.elapsed().as_secs_f64());
-    metrics.detect_results.get_or_create(&labels.with("result", result)).inc();
-    protocol
+    let counters = target.counters(policy);
+    counters.detected(&worker.metrics.outbound, &decided, begin.elapsed().as_secs_f64());
+    match decided {
+        Ok(Decided::Http1) => Ok(Protocol::Http(Version::Http1)),
+        Ok(Decided::Http2) => Ok(Protocol::Http(Version::Http2)),
+        Ok(Decided::Opaque(chosen, _)) => Ok(Protocol::Opaque(chosen)),
+        Err(error) => Err(Failure::client(What::Io(error))),
+    }
 }
 
 /// Whether the connection was made to this proxy itself, or would come back to it.

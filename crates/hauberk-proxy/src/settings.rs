@@ -117,6 +117,8 @@ pub struct Inbound {
     pub authority_labels: bool,
     /// Access log, if wanted.
     pub access_log: Option<AccessLogFormat>,
+    /// Whether clients may resume TLS sessions.
+    pub tls_resumption: bool,
 }
 
 /// The side away from the application.
@@ -138,6 +140,8 @@ pub struct Outbound {
     pub hide_informational_headers: bool,
     /// Whether route metrics carry the host.
     pub hostname_labels: bool,
+    /// Whether opaque connections resume TLS sessions.
+    pub tls_resumption: bool,
     /// Whether requests are routed by `l5d-dst-override`.
     pub ingress_mode: bool,
     /// Whether endpoints on loopback addresses may be dialled. No setting says so; tests do, whose whole mesh is there.

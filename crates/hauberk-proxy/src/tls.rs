@@ -6,10 +6,12 @@
 pub mod accept;
 pub mod client_hello;
 pub mod connect;
+pub mod sessions;
 
 use hauberk_identity::Certified;
 use hauberk_model::WorkloadId;
-use std::sync::Arc;
+use rustls::{CommonState, HandshakeKind};
+use std::{io, sync::Arc};
 use tokio::sync::watch;
 
 /// Who we are, and the newest certificate that proves it. Cloning copies an `Arc` or two.
@@ -43,5 +45,37 @@ impl Identity {
         if certified.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// How two proxies agreed on TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// Both proved who they are.
+    Full,
+    /// Both went on from an earlier connection on which they did.
+    Resumed,
+}
+
+impl Handshake {
+    /// Value of the metric label `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+        }
+    }
+
+    /// Of a completed handshake. Refuses a resumed session whose peer could not prove itself again now, because its
+    /// certificate has ended.
+    fn of(certified: &Certified, session: &CommonState) -> io::Result<Self> {
+        if session.handshake_kind() != Some(HandshakeKind::Resumed) {
+            return Ok(Self::Full);
+        }
+        if certified.still_holds(session.peer_certificates()) {
+            return Ok(Self::Resumed);
+        }
+        let why = "the peer's certificate has expired since its session began";
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     outbound::discover::Targets,
     settings::Config,
     telemetry::{metrics::Metrics, tap::Taps, trace::Tracer},
-    tls::Identity,
+    tls::{Identity, sessions::ByPeer},
 };
 use hauberk_process::{Shutdown, Spawner, Tasks};
 use rand::{SeedableRng, rngs::SmallRng};
@@ -49,6 +49,8 @@ pub struct Worker {
     pub policies: Policies,
     /// Balancers by authority.
     pub balancers: Balancers,
+    /// TLS sessions that opaque connections resume.
+    pub sessions: ByPeer,
     /// What HTTP keeps per worker.
     pub http: http::State,
     /// Randomness; seeded by the caller, so a test can repeat a run.
@@ -87,6 +89,7 @@ impl Worker {
             targets: Targets::new(&config),
             policies: Policies::new(&config),
             balancers: Balancers::default(),
+            sessions: ByPeer::default(),
             http: http::State::default(),
             random: RefCell::new(SmallRng::seed_from_u64(seed)),
             config,

@@ -20,7 +20,7 @@ use std::{
 };
 use support::{
     Control, SERVICE, Sidecar, authority, captured_for, captured_in_for, detect, endpoints,
-    identity, meshed, opaque_route, policy, sidecar, sidecar_with, succeed, within,
+    identity, meshed, opaque_route, policy, sidecar_with, succeed, within,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -49,6 +49,15 @@ async fn mesh(way: Way, protocol: OutboundProtocol) -> Mesh {
 }
 
 async fn mesh_with(way: Way, protocol: OutboundProtocol, changes: &[(&str, &str)]) -> Mesh {
+    mesh_of(way, protocol, changes, &[]).await
+}
+
+async fn mesh_of(
+    way: Way,
+    protocol: OutboundProtocol,
+    of_client: &[(&str, &str)],
+    of_server: &[(&str, &str)],
+) -> Mesh {
     let control = Control::start();
     let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = application.local_addr().unwrap();
@@ -56,7 +65,7 @@ async fn mesh_with(way: Way, protocol: OutboundProtocol, changes: &[(&str, &str)
         Way::Direct => Capture::KERNEL,
         Way::ApplicationPort => captured_in_for(address),
     };
-    let server = sidecar(&control, "server", capture).await;
+    let server = sidecar_with(&control, "server", capture, of_server).await;
     let endpoint = match way {
         Way::Direct => meshed(address, Some(server.inbound)),
         Way::ApplicationPort => meshed(server.inbound, None),
@@ -65,7 +74,7 @@ async fn mesh_with(way: Way, protocol: OutboundProtocol, changes: &[(&str, &str)
         knowledge.outbound.insert(SERVICE.parse().unwrap(), policy(protocol));
         knowledge.endpoints.insert(authority(), endpoints([endpoint]));
     });
-    let client = sidecar_with(&control, "client", captured_for(SERVICE), changes).await;
+    let client = sidecar_with(&control, "client", captured_for(SERVICE), of_client).await;
     Mesh { control, client, server, application }
 }
 
@@ -124,6 +133,43 @@ async fn bytes_go_both_ways_by_either_way_and_are_counted_as_secured() {
         }
         drop((client, server));
         mesh.server.metric("tcp_open_connections", &seen, "0").await;
+        mesh.end().await;
+    }
+}
+
+#[tokio::test]
+async fn later_connections_resume_tls_unless_a_side_does_not_want_to() {
+    let no_tickets = [("INBOUND_TLS_RESUMPTION", "false")];
+    let no_use = [("OUTBOUND_TLS_RESUMPTION", "false")];
+    let cases: [(&[_], &[_], [&str; 2]); 3] =
+        [(&[], &[], ["1", "2"]), (&no_use, &[], ["3", "0"]), (&[], &no_tickets, ["3", "0"])];
+    for (of_client, of_server, [full, resumed]) in cases {
+        let protocol = OutboundProtocol::Opaque(vec![opaque_route()]);
+        let mesh = mesh_of(Way::Direct, protocol, of_client, of_server).await;
+        for _ in 0..3 {
+            let mut client = mesh.connect().await;
+            client.write_all(b"question").await.unwrap();
+            let mut server = mesh.accept().await;
+            read_exactly(&mut server, b"question").await;
+            // The ticket comes before the answer does.
+            server.write_all(b"answer").await.unwrap();
+            read_exactly(&mut client, b"answer").await;
+        }
+        let handshakes = "hauberk_tls_handshakes_total";
+        for (side, direction) in [(&mesh.client, "outbound"), (&mesh.server, "inbound")] {
+            let direction = format!("direction=\"{direction}\"");
+            side.metric(handshakes, &[&direction, "kind=\"full\""], full).await;
+            if resumed == "0" {
+                let text = side.admin_get("/metrics").await;
+                assert!(!text.contains("kind=\"resumed\""), "{text}");
+            } else {
+                side.metric(handshakes, &[&direction, "kind=\"resumed\""], resumed).await;
+            }
+        }
+        // A resumed client is known as well as another.
+        let client_id = format!("client_id=\"{}\"", identity("client"));
+        let seen = ["direction=\"inbound\"", "peer=\"src\"", "tls=\"true\"", &client_id];
+        mesh.server.metric("tcp_open_total", &seen, "3").await;
         mesh.end().await;
     }
 }

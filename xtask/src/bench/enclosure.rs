@@ -47,6 +47,13 @@ const FILES_WANTED: u32 = 65_536;
 /// Linux' own default.
 const FILES_USUAL: u32 = 1_024;
 
+/// The program that is shipped in a form of its own.
+const PROXY: &str = "hauberk-proxy";
+
+/// How that is linked: statically, with small tables of relocations (`docs/decisions/0025`).
+const SHIPPED: &[&str] =
+    &["-C", "target-feature=+crt-static", "-C", "link-arg=-Wl,-z,pack-relative-relocs"];
+
 /// Bytes of the large body. It lies in memory, so that no disk is measured.
 const BULK_BYTES: usize = 64 * 1024 * 1024;
 
@@ -153,14 +160,26 @@ fn build(root: &Path, target: &Path, options: &Options) -> anyhow::Result<()> {
     packages.sort_unstable();
     packages.dedup();
     println!("bench: building {} ({})", packages.join(", "), options.profile.name());
-    if options.counts() && packages.contains(&"hauberk-proxy") {
-        cargo_build(root, options.profile, &packages, &["hauberk-proxy/count-allocations"])?;
+    let (ours, profile) = (options.profile, options.profile.of_others());
+    if options.counts() && packages.contains(&PROXY) {
+        cargo_build(root, profile, &packages, &["hauberk-proxy/count-allocations"])?;
         let counting = target.join(COUNTING_PROXY);
         fs::create_dir_all(counting.parent().context("the path has two parts")?)?;
-        let built = target.join(options.profile.directory()).join("hauberk-proxy");
+        let built = target.join(profile.directory()).join(PROXY);
         fs::copy(&built, &counting).with_context(|| format!("cannot copy {}", built.display()))?;
     }
-    cargo_build(root, options.profile, &packages, &[])
+    if ours == Profile::Dist && packages.contains(&PROXY) {
+        packages.retain(|package| *package != PROXY);
+        let status = Command::new(env!("CARGO"))
+            .args(["rustc", "--quiet", "--profile", ours.name()])
+            .args(["--package", PROXY, "--bin", PROXY, "--"])
+            .args(SHIPPED)
+            .current_dir(root)
+            .status()
+            .context("cannot run cargo rustc")?;
+        ensure!(status.success(), "the build of the proxy failed");
+    }
+    cargo_build(root, profile, &packages, &[])
 }
 
 /// Builds these packages.
@@ -224,7 +243,8 @@ impl Workshop {
 
     /// A program of this workspace.
     pub(super) fn program(&self, name: &str) -> PathBuf {
-        self.target.join(self.profile.directory()).join(name)
+        let profile = if name == PROXY { self.profile } else { self.profile.of_others() };
+        self.target.join(profile.directory()).join(name)
     }
 
     /// A file among the certificates, keys and tokens.

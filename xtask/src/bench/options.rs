@@ -82,6 +82,8 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(super) enum Profile {
     Release,
+    /// The proxy as it is shipped (whole-program optimisation, static), the rest as in `release`
+    Dist,
     Dev,
 }
 
@@ -90,7 +92,16 @@ impl Profile {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Release => "release",
+            Self::Dist => "dist",
             Self::Dev => "dev",
+        }
+    }
+
+    /// The profile for everything but the proxy.
+    pub(super) fn of_others(self) -> Self {
+        match self {
+            Self::Release | Self::Dist => Self::Release,
+            Self::Dev => Self::Dev,
         }
     }
 
@@ -98,6 +109,7 @@ impl Profile {
     pub(super) fn directory(self) -> &'static str {
         match self {
             Self::Release => "release",
+            Self::Dist => "dist",
             Self::Dev => "debug",
         }
     }

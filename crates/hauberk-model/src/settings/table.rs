@@ -88,6 +88,10 @@ settings! {
     OUTBOUND_CONNECT_EXP_BACKOFF_MAX: Duration, "60s";
     /// Random share added to the pause before connecting to another host again.
     OUTBOUND_CONNECT_EXP_BACKOFF_JITTER: Ratio, "0.1";
+    /// Let proxies that open connections to this one resume TLS sessions (not in Linkerd).
+    INBOUND_TLS_RESUMPTION: Boolean, "true";
+    /// Resume TLS sessions for opaque connections to endpoints whose proxies allow it (not in Linkerd).
+    OUTBOUND_TLS_RESUMPTION: Boolean, "true";
     /// Requests that may wait for one inbound target.
     INBOUND_HTTP_QUEUE_CAPACITY: Count, "10000";
     /// How long an inbound target may be unavailable before waiting requests fail.

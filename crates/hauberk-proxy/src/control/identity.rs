@@ -10,7 +10,7 @@ use crate::{
     settings::{Config, Identity as Settings},
     telemetry::{labels::Labels, metrics::Identity as Counters},
 };
-use hauberk_identity::{Certified, Credentials, TlsSettings, TrustAnchors, renewal};
+use hauberk_identity::{Certified, Credentials, Tickets, TlsSettings, TrustAnchors, renewal};
 use hauberk_model::backoff::Backoff;
 use hauberk_process::Shutdown;
 use hauberk_wire::{self as wire, api::identity::identity_client::IdentityClient};
@@ -86,6 +86,7 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 #[derive(Debug)]
 pub struct Certifier {
     settings: Settings,
+    tls: TlsSettings,
     credentials: Credentials,
     anchors: Arc<TrustAnchors>,
     connector: Connector,
@@ -106,7 +107,9 @@ impl Certifier {
     ) -> Self {
         let settings = config.identity.clone();
         let backoff = config.outbound.side.connect_backoff;
-        Self { settings, credentials, anchors, connector, publish, metrics, backoff }
+        let tickets = if config.inbound.tls_resumption { Tickets::On } else { Tickets::Off };
+        let tls = TlsSettings { tickets, ..TlsSettings::default() };
+        Self { settings, tls, credentials, anchors, connector, publish, metrics, backoff }
     }
 
     /// Gets certificates until the process ends.
@@ -175,7 +178,7 @@ impl Certifier {
             CertificateDer::from(issued.leaf),
             issued.intermediates.into_iter().map(CertificateDer::from).collect(),
             &self.anchors,
-            &TlsSettings::default(),
+            &self.tls,
             now,
         )?;
         Ok(certified)

@@ -5,7 +5,7 @@
 //! [`gateway`](super::gateway).
 
 use crate::{
-    connection::{Facts, Tls},
+    connection::{Direction, Facts, Tls},
     detect::Sniffed,
     http::{
         self, Version,
@@ -68,8 +68,8 @@ async fn open(worker: &Worker, mut io: Io) -> Result<(Io, Tls, TransportHeader),
     let Some(certified) = worker.identity.certified() else {
         return Err(Failure::us(What::NoCertificate));
     };
-    let config = certified.server(Alpn::Transport).clone();
-    let accepted = accept::accept(io, config).await.map_err(broken)?;
+    let accepted = accept::accept(io, &certified, Alpn::Transport).await.map_err(broken)?;
+    worker.metrics.handshake(Direction::Inbound, accepted.handshake);
     if accepted.client_id.is_none() {
         return Err(Failure::client(What::DirectWithoutIdentity));
     }

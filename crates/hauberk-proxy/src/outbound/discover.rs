@@ -5,11 +5,17 @@
 //! unused for the discovery idle timeout is forgotten, and its streams end with it; not while the control plane is away,
 //! because then it could not be asked for again.
 
+use super::counters::Counters;
 use crate::{
+    connection::{Direction, NoTls, Tls},
     control::{self, Directory, Live},
     http,
     http::failure::{Failure, What},
     settings::{Config, Outbound},
+    telemetry::{
+        labels::Labels,
+        tcp::{PeerEnd, Transport},
+    },
     worker::Worker,
 };
 use hauberk_model::{
@@ -22,7 +28,7 @@ use hauberk_model::{
     timeout::Timeouts,
 };
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     net::SocketAddr,
     rc::Rc,
@@ -91,6 +97,8 @@ pub struct Target {
     policy: Live<OutboundPolicy>,
     profile: Option<Live<Profile>>,
     synthesised: RefCell<Option<Synthesised>>,
+    accepted: OnceCell<Arc<Transport>>,
+    counters: RefCell<Option<Rc<Counters>>>,
 }
 
 /// A policy made up because the control plane has none, with the profile it was made from.
@@ -110,6 +118,8 @@ impl Target {
             policy: directory.outbound_policy(&question),
             profile: has_profile.then(|| directory.profile(&question)),
             synthesised: RefCell::default(),
+            accepted: OnceCell::new(),
+            counters: RefCell::default(),
         }
     }
 
@@ -189,10 +199,34 @@ impl Target {
         self.profile.as_ref().and_then(now) == known
     }
 
+    /// Counters of the application's own connections to this target, which is the one for `address`.
+    pub fn accepted(&self, worker: &Worker, address: SocketAddr) -> &Arc<Transport> {
+        self.accepted.get_or_init(|| accepted(worker, address))
+    }
+
+    /// Counters of what becomes of connections under `policy`.
+    pub fn counters(&self, policy: &Arc<OutboundPolicy>) -> Rc<Counters> {
+        let mut counters = self.counters.borrow_mut();
+        match &*counters {
+            Some(known) if known.are_of(policy) => Rc::clone(known),
+            _ => Rc::clone(counters.insert(Rc::new(Counters::new(policy)))),
+        }
+    }
+
     /// Completes when the policy has changed since `self.policy()` was last looked at through the returned receiver.
     pub fn watch_policy(&self) -> Live<OutboundPolicy> {
         self.policy.clone()
     }
+}
+
+/// Counters of the application's own connections to `address`.
+pub fn accepted(worker: &Worker, address: SocketAddr) -> Arc<Transport> {
+    let labels = Labels::new()
+        .direction(Direction::Outbound)
+        .with("peer", PeerEnd::Source.as_str())
+        .target(address)
+        .tls_accepted(&Tls::None(NoTls::Loopback));
+    worker.metrics.tcp.transport(labels)
 }
 
 fn same(a: &Option<Arc<Profile>>, b: &Option<Arc<Profile>>) -> bool {

@@ -199,6 +199,7 @@ fn inbound(reader: &mut Reader<'_>) -> Option<Inbound> {
             "json" => Ok(AccessLogFormat::Json),
             _ => Err(BadValue { expected: "apache or json", got: text.to_owned() }),
         });
+    let tls_resumption = reader.read(table::INBOUND_TLS_RESUMPTION, value::boolean);
     Some(Inbound {
         side: side?,
         listen: listen?,
@@ -210,6 +211,7 @@ fn inbound(reader: &mut Reader<'_>) -> Option<Inbound> {
         gateway_suffixes,
         authority_labels: authority_labels.unwrap_or(false),
         access_log,
+        tls_resumption: tls_resumption?,
     })
 }
 
@@ -224,6 +226,7 @@ fn outbound(reader: &mut Reader<'_>) -> Option<Outbound> {
     let ingress_mode = reader.read(table::INGRESS_MODE, value::boolean)?;
     let hide = reader.read(table::OUTBOUND_DISABLE_INFORMATIONAL_HEADERS, value::boolean);
     let hostname_labels = reader.read(table::OUTBOUND_METRICS_HOSTNAME_LABELS, value::boolean);
+    let tls_resumption = reader.read(table::OUTBOUND_TLS_RESUMPTION, value::boolean);
     Some(Outbound {
         side: side?,
         listen: several.or_else(|| single.map(|address| vec![address]))?,
@@ -233,6 +236,7 @@ fn outbound(reader: &mut Reader<'_>) -> Option<Outbound> {
         profile_networks: networks.unwrap_or_default(),
         hide_informational_headers: hide.unwrap_or(ingress_mode),
         hostname_labels: hostname_labels?,
+        tls_resumption: tls_resumption?,
         ingress_mode,
         dials_loopback: false,
     })

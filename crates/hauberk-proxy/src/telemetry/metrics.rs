@@ -2,7 +2,11 @@
 //!
 //! Shared by all threads as one `Arc`; the handles inside are atomics. Names are those of linkerd2-proxy.
 
-use crate::telemetry::{http, labels::Labels, tcp};
+use crate::{
+    connection::Direction,
+    telemetry::{http, labels::Labels, tcp},
+    tls::Handshake,
+};
 use hauberk_process::metrics::{Distribution, Metrics as Registry};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -23,6 +27,8 @@ pub struct Metrics {
     pub inbound: Inbound,
     /// Outbound connections and what became of them.
     pub outbound: Outbound,
+    /// `hauberk_tls_handshakes_total`: handshakes of mesh TLS, by `direction` and `kind` (`full`, `resumed`).
+    pub handshakes: Counters,
     /// `control_identity_cert_*`.
     pub identity: Identity,
     /// Streams from the control plane.
@@ -99,9 +105,22 @@ impl Metrics {
             http: http::Families::register(registry),
             inbound: Inbound::register(registry),
             outbound: Outbound::register(registry),
+            handshakes: counters(
+                registry,
+                "hauberk_tls_handshakes",
+                "Completed handshakes of mesh TLS between proxies",
+            ),
             identity: Identity::register(registry),
             control: Control::register(registry),
         })
+    }
+}
+
+impl Metrics {
+    /// Mesh TLS has been agreed on.
+    pub fn handshake(&self, direction: Direction, kind: Handshake) {
+        let labels = Labels::new().direction(direction).with("kind", kind.as_str());
+        self.handshakes.get_or_create(&labels).inc();
     }
 }
 

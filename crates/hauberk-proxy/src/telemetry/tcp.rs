@@ -17,7 +17,7 @@ use std::{
     cell::Cell,
     collections::HashMap,
     io,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -70,6 +70,8 @@ pub struct Transport {
     open_now: Gauge,
     read: Counter,
     write: Counter,
+    /// Of `close`, for connections that ended without an error; there from the first such end on.
+    closed_well: OnceLock<Counter>,
 }
 
 impl Families {
@@ -101,6 +103,7 @@ impl Families {
             write: self.write.get_or_create_owned(&labels),
             families: self.clone(),
             labels: labels.clone(),
+            closed_well: OnceLock::new(),
         });
         known.insert(labels, Series { transport: Arc::downgrade(&transport), idle_since: None });
         transport
@@ -132,6 +135,13 @@ impl Families {
         for errno in ERRNO_NAMES.iter().map(|(_, name)| *name).chain(["", UNKNOWN_ERROR]) {
             self.close.remove(&labels.clone().with("errno", errno));
         }
+    }
+}
+
+impl Transport {
+    fn close(&self, errno: &'static str) -> Counter {
+        let labels = self.labels.clone().with("errno", errno);
+        self.families.close.get_or_create_owned(&labels)
     }
 }
 
@@ -175,12 +185,10 @@ impl Drop for Sensor {
     fn drop(&mut self) {
         let transport = &self.transport;
         transport.open_now.dec();
-        let errno = match self.error.get() {
-            None => "",
-            Some(errno) => errno_name(errno),
+        match self.error.get() {
+            None => transport.closed_well.get_or_init(|| transport.close("")).inc(),
+            Some(errno) => transport.close(errno_name(errno)).inc(),
         };
-        let labels = transport.labels.clone().with("errno", errno);
-        transport.families.close.get_or_create(&labels).inc();
     }
 }
 

@@ -3,11 +3,13 @@
 use crate::{
     detect::Sniffed,
     io::Io,
-    tls::client_hello::{self, Hello},
+    tls::{
+        Handshake,
+        client_hello::{self, Hello},
+    },
 };
-use hauberk_identity::verify::client_identity;
+use hauberk_identity::{Alpn, Certified, verify::client_identity};
 use hauberk_model::WorkloadId;
-use rustls::ServerConfig;
 use std::{io, sync::Arc};
 use tokio_rustls::TlsAcceptor;
 
@@ -45,16 +47,21 @@ pub struct Accepted {
     pub client_id: Option<WorkloadId>,
     /// Whether the transport header was agreed on.
     pub is_transport_header_agreed: bool,
+    /// How it was agreed on.
+    pub handshake: Handshake,
 }
 
-/// Does the server's part of the handshake. The caller limits the time.
-pub async fn accept(io: Io, config: Arc<ServerConfig>) -> io::Result<Accepted> {
+/// Does the server's part of the handshake and, if a session was resumed, checks that it may be. The caller limits
+/// the time.
+pub async fn accept(io: Io, certified: &Certified, alpn: Alpn) -> io::Result<Accepted> {
     let socket = io.into_prefixed().ok_or_else(|| {
         io::Error::new(io::ErrorKind::Unsupported, "mesh TLS inside mesh TLS is not spoken")
     })?;
+    let config = Arc::clone(certified.server(alpn));
     let tls = TlsAcceptor::from(config).accept(socket).await?;
     let session = tls.get_ref().1;
+    let handshake = Handshake::of(certified, session)?;
     let client_id = client_identity(session.peer_certificates());
     let is_transport_header_agreed = session.alpn_protocol() == Some(crate::transport_header::ALPN);
-    Ok(Accepted { io: Io::accepted(tls), client_id, is_transport_header_agreed })
+    Ok(Accepted { io: Io::accepted(tls), client_id, is_transport_header_agreed, handshake })
 }

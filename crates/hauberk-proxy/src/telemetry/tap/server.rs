@@ -113,7 +113,7 @@ impl Server {
         match (offer, self.identity.certified()) {
             (Offer::Ours, Some(certified)) => {
                 let Accepted { io, client_id, .. } =
-                    accept::accept(io, certified.server(Alpn::None).clone()).await?;
+                    accept::accept(io, &certified, Alpn::None).await?;
                 let access = match client_id {
                     Some(id) if id == self.client => Access::Granted(self.taps.clone()),
                     Some(id) => Access::Refused(id.to_string().into()),
