@@ -214,7 +214,7 @@ fn a_route_counts_if_and_only_if_its_status_says_so() {
         let rng = &mut SmallRng::seed_from_u64(seed);
         let mut index = index(rng);
         for _ in 0..EVENTS {
-            let event = event(rng, &Universe, &index);
+            let event = Universe.event(rng, &index);
             index.apply(event);
         }
         let routes = index.resources().filter(|resource| {
