@@ -389,17 +389,19 @@ impl Client {
 
     /// The shared connection, if there is one.
     fn ready_http2(&self) -> Option<http2::Handle> {
-        match &*self.inner.http2.borrow() {
-            Http2::Ready(sender) if !sender.is_closed() => Some(sender.clone()),
-            Http2::Ready(_) | Http2::Dialling(_) | Http2::None => None,
+        match &mut *self.inner.http2.borrow_mut() {
+            Http2::Ready(handle) => (!handle.is_closed()).then(|| handle.clone()),
+            Http2::Dialling(_) | Http2::None => None,
         }
     }
 
     /// The shared connection, made if there is none. Requests that come meanwhile wait for the
     /// same attempt.
     async fn connected_http2(&self, worker: &Rc<Worker>) -> Result<http2::Handle, Rc<Failure>> {
+        if let Some(handle) = self.ready_http2() {
+            return Ok(handle);
+        }
         let dialling = match &mut *self.inner.http2.borrow_mut() {
-            Http2::Ready(sender) if !sender.is_closed() => return Ok(sender.clone()),
             Http2::Dialling(dialling) => Rc::clone(dialling),
             state @ (Http2::None | Http2::Ready(_)) => {
                 let dialling = Rc::new(Dialling::default());

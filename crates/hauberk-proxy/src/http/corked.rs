@@ -47,13 +47,25 @@ struct Inner {
     broken: Option<io::Error>,
     /// Bytes read so far.
     received: u64,
+    /// Nothing is read; see [`Corked::poll_deaf`].
+    is_deaf: bool,
 }
 
 impl Corked {
     /// Collects the writes to `io`.
     pub fn new(io: Io) -> Self {
-        let inner = Inner { io, held: Vec::new(), sent: 0, broken: None, received: 0 };
+        let inner =
+            Inner { io, held: Vec::new(), sent: 0, broken: None, received: 0, is_deaf: false };
         Self { inner: Rc::new(RefCell::new(inner)) }
+    }
+
+    /// Runs `poll` of a connection that reads and writes this stream without letting it read, so that it only writes
+    /// what it has. No waker is kept: the connection has to be polled again in the same turn.
+    pub fn poll_deaf<T>(&self, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
+        self.inner.borrow_mut().is_deaf = true;
+        let polled = poll();
+        self.inner.borrow_mut().is_deaf = false;
+        polled
     }
 
     /// Bytes read so far.
@@ -126,6 +138,9 @@ impl AsyncRead for Corked {
         let mut inner = self.inner.borrow_mut();
         if let Some(error) = inner.broken.take() {
             return Poll::Ready(Err(error));
+        }
+        if inner.is_deaf {
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;

@@ -79,9 +79,12 @@ pub(super) async fn connect(
 }
 
 impl Handle {
-    /// Whether the connection takes no more requests.
-    pub(super) fn is_closed(&self) -> bool {
+    /// Whether the connection takes no more requests: it has ended, or the peer has said that it will (GOAWAY).
+    pub(super) fn is_closed(&mut self) -> bool {
+        // Never pending, because this handle has opened no stream that waits.
+        let mut context = Context::from_waker(std::task::Waker::noop());
         self.state.is_closed.get()
+            || matches!(self.sender.poll_ready(&mut context), Poll::Ready(Err(_)))
     }
 
     /// Sends a request and waits for the head of its response. A request that is given up is reset.
@@ -92,7 +95,6 @@ impl Handle {
     ) -> Result<Response<Incoming>, Unsent> {
         let open = Rc::clone(&self.state.open);
         if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
-            self.state.is_closed.set(true);
             return Err(Unsent::Closed(request, error));
         }
         let (mut head, body) = request.into_parts();
@@ -185,8 +187,14 @@ impl Future for Serving {
                 Poll::Pending => break,
             }
         }
+        // Requests first, then what has come. A server that ends the connection sends GOAWAY and PING, and takes what
+        // arrives before the answer to PING (h2, gRPC); h2 would send that answer ahead of requests that wait.
+        let mut connection = Pin::new(&mut this.connection);
+        if this.corked.poll_deaf(|| connection.as_mut().poll(cx)).is_ready() {
+            return Poll::Ready(());
+        }
         // Each stream is told of its own end.
-        Pin::new(&mut this.connection).poll(cx).map(|_| ())
+        connection.poll(cx).map(|_| ())
     }
 }
 
@@ -214,7 +222,7 @@ mod tests {
             Serving { connection, keeper: None, corked: corked.clone(), state: Rc::clone(&state) };
         let mut serving = std::pin::pin!(Uncorking::new(corked, serving));
         let handle = Handle { sender, state };
-        let other = handle.clone();
+        let mut other = handle.clone();
         drop(handle);
         let idle = tokio::time::timeout(Duration::from_millis(50), serving.as_mut()).await;
         assert!(idle.is_err() && !other.is_closed(), "one handle is left");
