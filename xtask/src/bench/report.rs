@@ -45,7 +45,7 @@ pub(super) fn write(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes tables and plot of a run, as [`write`] has made them, part of the documentation.
+/// Makes tables and plot of a run, as [`fn@write`] has made them, part of the documentation.
 pub(super) fn publish(root: &Path, directory: &Path) -> anyhow::Result<()> {
     let documents = root.join("docs/reference");
     let cannot = |path: &Path| format!("cannot write {}", path.display());

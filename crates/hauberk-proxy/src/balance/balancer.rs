@@ -13,8 +13,8 @@
 //! - An endpoint that could not be reached is left alone for a growing time, then tried by one
 //!   request; one that answers badly is left alone by its [`breaker`](super::breaker).
 //! - Where the settings ask for it, an endpoint that joins others begins with a small share
-//!   ([`slow_start`](super::slow_start)), and what has a key goes to the key's endpoint
-//!   ([`affinity`](super::affinity)).
+//!   ([`slow_start`]), and what has a key goes to the key's endpoint
+//!   ([`affinity`]).
 //!
 //! State belongs to one worker (`Rc`, `Cell`); no lock is taken. Cost of a pick with every endpoint
 //! well: two random draws and two cost readings, about 60 ns, and no allocation. Slow start costs a

@@ -5,7 +5,7 @@
 //! the peer's socket) costs more than all the rest. What is written during one poll of the connection is therefore
 //! kept here and goes out in as few records and calls as possible when the poll is over.
 //!
-//! [`Corked`] is what the codec writes to: it takes up to [`HELD_BYTES_MAX`] bytes at once and then behaves like the
+//! [`Corked`] is what the codec writes to: it takes up to 64 KiB at once and then behaves like the
 //! stream below, so a peer that does not read still holds back its sender. [`Uncorking`] polls the connection and then
 //! flushes, also while earlier bytes wait for the socket. Between two polls nothing is held unless the socket is full.
 

@@ -1,7 +1,7 @@
 //! A request body of which copies are made while it is read.
 //!
 //! Made by the outbound request path where a route mirrors a request. Whoever sends the request
-//! reads the [`Original`]; what it reads is also put before the readers of [`Copy`]s, which wait for
+//! reads the [`Original`]; what it reads is also put before the readers of [`struct@Copy`]s, which wait for
 //! it. Data are not copied: both hold references to the buffers they came in. A copy whose reader
 //! lags behind by more than a bound breaks off; the original never waits for one.
 

@@ -2,7 +2,7 @@
 //!
 //! Mesh TLS with a client identity and the header's ALPN are required. The header names the application's port; the
 //! policy of that port decides. A header with a name asks us to be a gateway to that service: see
-//! [`gateway`](super::gateway).
+//! [`gateway`].
 
 use crate::{
     connection::{Direction, Facts, Tls},
