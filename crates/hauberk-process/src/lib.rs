@@ -41,4 +41,4 @@ pub mod shutdown;
 pub mod tasks;
 
 pub use shutdown::{DrainGuard, Shutdown};
-pub use tasks::{LocalSpawner, Spawner, Tasks};
+pub use tasks::{Spawner, Tasks};

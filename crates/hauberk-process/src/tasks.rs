@@ -219,11 +219,6 @@ impl Spawner {
         tokio::task::spawn_local(self.track(future, Weight::Ordinary))
     }
 
-    /// The same, as an executor for libraries whose futures are not `Send`.
-    pub fn local(&self) -> LocalSpawner {
-        LocalSpawner(self.clone())
-    }
-
     /// Tasks of this name now running.
     pub fn running_count(&self) -> usize {
         self.kind.running.load(Relaxed)
@@ -249,19 +244,6 @@ where
 {
     fn execute(&self, future: F) {
         self.spawn(future);
-    }
-}
-
-/// A [`Spawner`] as executor of futures that are not `Send`; for use within a `LocalSet`.
-#[derive(Clone, Debug)]
-pub struct LocalSpawner(Spawner);
-
-impl<F> hyper::rt::Executor<F> for LocalSpawner
-where
-    F: Future<Output: 'static> + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn_local(future);
     }
 }
 
