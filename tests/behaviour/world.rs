@@ -4,9 +4,9 @@
 //! sockets that are made inside the pods' network namespaces. What lies between is the kernel's
 //! rules, the control plane and the proxy as a process, which knows nothing but its settings.
 //!
-//! `HAUBERK_PROXY_UNDER_TEST` is the command line of another proxy to hold against the list. It is
-//! started as the injected container is, with the same settings; if it expects `key.p8` and
-//! `csr.der` in its identity directory, the command has to make them first.
+//! `HAUBERK_PROXY_UNDER_TEST` is the program of another proxy to hold against the list. It is
+//! started as the injected container is, with the same settings, by `hauberk local up
+//! --proxy-program`.
 
 use std::{
     fs::File,
@@ -255,9 +255,6 @@ fn limit(socket: &TcpStream) {
 
 fn manifest() -> String {
     let opaque = format!("{}-{}", OPAQUE_PORTS.start, OPAQUE_PORTS.end - 1);
-    let proxy = std::env::var("HAUBERK_PROXY_UNDER_TEST").ok();
-    let proxy = proxy.map(|command| format!("local.hauberk.io/command.linkerd-proxy: {command:?}"));
-    let proxy = proxy.unwrap_or_default();
     let mut all = String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: behaviour}\n");
     let pods = [("client", "enabled"), ("outsider", "disabled")];
     let servers = SERVICES.map(|(name, _, inject)| (name, inject));
@@ -273,7 +270,6 @@ metadata:
   annotations:
     linkerd.io/inject: {inject}
     config.linkerd.io/opaque-ports: {opaque}
-    {proxy}
 spec:
   containers: [{{name: main, image: local/{name}, command: [sleep, infinity]}}]
 "

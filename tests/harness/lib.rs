@@ -115,6 +115,12 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Another proxy that all labs are to run instead of ours: the program in
+/// `HAUBERK_PROXY_UNDER_TEST`.
+pub fn proxy_under_test() -> Option<String> {
+    std::env::var("HAUBERK_PROXY_UNDER_TEST").ok().filter(|program| !program.is_empty())
+}
+
 /// The folder of the peers' programs.
 pub fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
@@ -154,6 +160,7 @@ impl Lab {
             .arg(binary("hauberk"))
             .args(["local", "up", "--lab", &name, "-f"])
             .arg(&path)
+            .args(proxy_under_test().iter().flat_map(|program| ["--proxy-program", program]))
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone the log"))
@@ -201,13 +208,15 @@ impl Lab {
 
     /// Runs `hauberk local ARGUMENTS --lab …`, however it ends.
     pub fn try_hauberk(&self, arguments: &[&str]) -> Output {
-        let (command, rest) = arguments.split_first().expect("a subcommand");
-        Command::new(binary("hauberk"))
-            .args(["local", command, "--lab", &self.name])
-            .args(rest)
-            .stdin(Stdio::null())
-            .output()
-            .expect("run hauberk")
+        self.command(arguments).output().expect("run hauberk")
+    }
+
+    /// `hauberk local ARGUMENTS --lab …`, to be run.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let (subcommand, rest) = arguments.split_first().expect("a subcommand");
+        let mut command = Command::new(binary("hauberk"));
+        command.args(["local", subcommand, "--lab", &self.name]).args(rest).stdin(Stdio::null());
+        command
     }
 
     /// Runs `hauberk local ARGUMENTS` and returns what it printed; it must succeed.

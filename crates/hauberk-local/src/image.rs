@@ -31,8 +31,8 @@ pub struct Images {
     directory: PathBuf,
     /// Named by the user, full image name without tag to command line.
     mapped: BTreeMap<String, Vec<String>>,
-    /// Programs of our own that are elsewhere, by name.
-    moved: BTreeMap<String, PathBuf>,
+    /// What is run instead of programs of our own, by name.
+    replaced: BTreeMap<String, Vec<String>>,
 }
 
 /// An image nobody has told the program of.
@@ -57,9 +57,10 @@ impl Images {
         self.mapped.insert(image.to_owned(), words(command));
     }
 
-    /// Tells that a program of our own is there, instead of in the directory or on `PATH`.
-    pub fn move_program(&mut self, name: &str, path: PathBuf) {
-        self.moved.insert(name.to_owned(), path);
+    /// Tells what to run instead of a program of our own, wherever that one would be found: the
+    /// same program in another place, or another one with its first arguments. Not empty.
+    pub fn replace_program(&mut self, name: &str, command: Vec<String>) {
+        self.replaced.insert(name.to_owned(), command);
     }
 
     /// The directory with our own programs.
@@ -88,8 +89,8 @@ impl Images {
             let (container, image) = (container.name.clone(), container.image.clone());
             return Err(UnknownImage { container, image });
         }
-        if let Some(moved) = command.first().and_then(|name| self.moved.get(name)) {
-            command[0] = moved.to_string_lossy().into_owned();
+        if let Some(instead) = command.first().and_then(|name| self.replaced.get(name)) {
+            command.splice(..1, instead.iter().cloned());
         }
         command.extend(container.args.iter().cloned());
         Ok(command)
@@ -102,8 +103,8 @@ impl Images {
         }
         let last = name.rsplit('/').next()?;
         let (_, program) = OWN_IMAGES.iter().find(|(image, _)| *image == last)?;
-        let moved = self.moved.contains_key(*program);
-        let path = if moved { program.into() } else { self.directory.join(program) };
+        let replaced = self.replaced.contains_key(*program);
+        let path = if replaced { program.into() } else { self.directory.join(program) };
         Some(vec![path.to_string_lossy().into_owned()])
     }
 }
@@ -174,16 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn a_program_of_our_own_can_be_elsewhere() {
+    fn another_program_can_stand_for_one_of_our_own() {
         let mut images = Images::new("/opt".into());
-        images.move_program("hauberk-proxy", "/new/proxy".into());
+        let instead = ["/new/proxy", "with", "words"];
+        images.replace_program("hauberk-proxy", instead.map(str::to_owned).to_vec());
         let by_image = Container { image: "hauberk/proxy:1".into(), ..Container::default() };
         let by_name = Container { command: vec!["hauberk-proxy".into()], ..Container::default() };
         let other = Container { command: vec!["hauberk".into()], ..Container::default() };
         for (container, expect) in
-            [(by_image, "/new/proxy"), (by_name, "/new/proxy"), (other, "hauberk")]
+            [(by_image, &instead[..]), (by_name, &instead[..]), (other, &["hauberk"])]
         {
-            assert_eq!(images.command(&Metadata::default(), &container).unwrap(), [expect]);
+            assert_eq!(images.command(&Metadata::default(), &container).unwrap(), expect);
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Options {
     pub files: Vec<PathBuf>,
     /// Programs of images, as `image=command`.
     pub images: Vec<(String, String)>,
+    /// What sidecars run instead of our proxy: a program and its first arguments.
+    pub proxy: Option<Vec<String>>,
     /// Whether there is a control plane, and pods are injected.
     pub mesh: Mesh,
     /// Where the certificate authority's files are, if it is not to be made anew.

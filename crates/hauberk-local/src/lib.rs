@@ -19,6 +19,7 @@ pub mod dns;
 pub mod dns_server;
 pub mod endpoints;
 pub mod image;
+pub mod key_files;
 pub mod lab;
 pub mod launch;
 pub mod logs;

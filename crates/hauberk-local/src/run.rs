@@ -167,6 +167,9 @@ fn images(options: &Options) -> Images {
     for (image, command) in &options.images {
         images.map(image, command);
     }
+    if let Some(command) = options.proxy.clone().filter(|command| !command.is_empty()) {
+        images.replace_program("hauberk-proxy", command);
+    }
     images
 }
 

@@ -12,7 +12,9 @@ mod tap;
 mod up;
 mod upgrade;
 
+use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -67,6 +69,8 @@ enum Command {
     Get(Get),
     /// Forward ports of this machine to a pod or service
     PortForward(forward::PortForward),
+    /// Make a sidecar's key and certificate request as files, then become another proxy's program
+    WithIdentity(WithIdentity),
     /// The lab itself; started by `up`
     #[command(hide = true)]
     Runtime(Runtime),
@@ -173,6 +177,18 @@ struct Get {
 }
 
 #[derive(Args, Debug)]
+struct WithIdentity {
+    /// Program and arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
 struct Runtime {
     /// Options as JSON
     options: String,
@@ -210,12 +226,24 @@ pub(crate) fn run(local: &Local) -> anyhow::Result<ExitCode> {
         Command::Delete(delete) => remove(delete, &state()?),
         Command::Get(get) => show_objects(get, &state()?),
         Command::PortForward(forward) => forward::run(forward, &state()?),
+        Command::WithIdentity(proxy) => become_with_identity(proxy),
         Command::Runtime(runtime) => {
             let options = serde_json::from_str(&runtime.options)
                 .context("this command is for `hauberk local up` only")?;
             hauberk_local::run::run(&options)
         }
     }
+}
+
+/// Returns only if the program cannot be run.
+fn become_with_identity(proxy: &WithIdentity) -> anyhow::Result<ExitCode> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    hauberk_local::key_files::write(&std::env::vars_os().filter_map(text).collect())?;
+    let (program, arguments) = proxy.command.split_first().context("no program is given")?;
+    let error = std::process::Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
 fn down(state: &StateDirectory) -> anyhow::Result<ExitCode> {

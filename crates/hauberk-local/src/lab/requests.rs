@@ -34,7 +34,8 @@ impl Lab {
             }
             Request::UseProxy { program } => {
                 tracing::info!(program = %program.display(), "new pods get another sidecar");
-                self.setup.images.move_program("hauberk-proxy", program);
+                let command = vec![program.to_string_lossy().into_owned()];
+                self.setup.images.replace_program("hauberk-proxy", command);
                 Answer::Ready
             }
             Request::Logs { .. }

@@ -39,6 +39,10 @@ pub(super) struct Up {
     /// Program of an image, as nginx="nginx -g 'daemon off;'"
     #[arg(long = "image", value_name = "IMAGE=COMMAND", value_parser = image)]
     images: Vec<(String, String)>,
+    /// What sidecars run instead of hauberk-proxy, as /opt/linkerd2-proxy; it gets the same settings,
+    /// and key.p8 and csr.der in its identity directory
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "no_mesh")]
+    proxy_program: Option<PathBuf>,
     /// Pods and services only: no control plane, nothing is injected
     #[arg(long)]
     no_mesh: bool,
@@ -153,11 +157,14 @@ fn options(up: &Up, state: &StateDirectory) -> anyhow::Result<Options> {
         path.canonicalize().with_context(|| format!("cannot read {}", path.display()))
     };
     let files = up.files.iter().map(|file| whole(file)).collect::<anyhow::Result<_>>()?;
+    let proxy =
+        up.proxy_program.as_deref().map(|program| other_proxy(&own, program)).transpose()?;
     Ok(Options {
         lab: state.lab().to_owned(),
         state: state.path().to_owned(),
         files,
         images: up.images.clone(),
+        proxy,
         mesh: if up.no_mesh { Mesh::Off } else { Mesh::On },
         authority: up.authority.as_deref().map(whole).transpose()?,
         controller_arguments: up.controller_arguments.clone(),
@@ -165,6 +172,15 @@ fn options(up: &Up, state: &StateDirectory) -> anyhow::Result<Options> {
         path: search_path(&std::env::var("PATH").unwrap_or_default()),
         log_filter: up.log_level.clone(),
     })
+}
+
+/// The command of sidecars that are not ours: this program makes what they expect to find, then
+/// becomes them.
+fn other_proxy(own: &Path, program: &Path) -> anyhow::Result<Vec<String>> {
+    let whole = program.canonicalize();
+    let whole = whole.with_context(|| format!("cannot find the proxy {}", program.display()))?;
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    Ok(vec![path(own), "local".to_owned(), "with-identity".to_owned(), path(&whole)])
 }
 
 /// `PATH` of the lab: the caller's, and where system programs such as `nft` are, which ordinary users
