@@ -85,9 +85,16 @@ impl Snapshot {
     pub fn parse(text: &str) -> Self {
         const WANTED: [&str; 3] =
             ["response_total", "response_latency_ms_bucket", "tcp_open_total"];
+        /// The addresses that stand for all of a machine's.
+        const UNSPECIFIED: [&str; 2] = ["::", "0.0.0.0"];
         let mut snapshot = Self::default();
         let mut probes = 0.0;
         for sample in prom_text::parse(text, |name| WANTED.contains(&name)).samples {
+            // linkerd2-proxy counts what reaches its own admin port as inbound traffic; its target is
+            // the address that the port listens on.
+            if UNSPECIFIED.contains(&sample.label("target_ip")) {
+                continue;
+            }
             let counters = match sample.label("direction") {
                 "inbound" => &mut snapshot.inbound,
                 "outbound" => &mut snapshot.outbound,
@@ -235,6 +242,26 @@ request_total{direction="inbound"} 99
         assert_eq!(
             (snapshot.outbound.connections_secured, snapshot.outbound.connections),
             (4.0, 4.0)
+        );
+    }
+
+    /// Lines of the page of linkerd2-proxy 29637b64 (August 2026), shortened.
+    #[test]
+    fn requests_to_the_admin_port_of_linkerds_proxy_are_nobodys_load() {
+        let snapshot = Snapshot::parse(
+            r#"
+response_total{direction="inbound",target_addr="10.42.0.13:8080",target_ip="10.42.0.13",target_port="8080",tls="true",client_id="web",route_name="default",status_code="200",classification="success",grpc_status="0",error=""} 125
+response_total{direction="inbound",target_addr="[::]:4191",target_ip="::",target_port="4191",tls="no_identity",no_tls_reason="no_tls_from_remote",route_name="default",status_code="200",classification="success",grpc_status="",error=""} 5
+response_total{direction="inbound",target_addr="[::]:4191",target_ip="::",target_port="4191",tls="no_identity",no_tls_reason="no_tls_from_remote",route_name="probe",status_code="200",classification="success",grpc_status="",error=""} 4
+tcp_open_total{direction="inbound",peer="src",target_addr="10.42.0.13:8080",target_ip="10.42.0.13",target_port="8080",tls="true",client_id="web"} 1
+tcp_open_total{direction="inbound",peer="src",target_addr="[::]:4191",target_ip="::",target_port="4191",tls="no_identity",no_tls_reason="no_tls_from_remote"} 9
+tcp_open_total{direction="inbound",peer="dst",tls="no_identity",no_tls_reason="loopback"} 1
+"#,
+        );
+        assert_eq!(snapshot.inbound.success, 125.0);
+        assert_eq!(
+            (snapshot.inbound.connections_secured, snapshot.inbound.connections),
+            (1.0, 1.0)
         );
     }
 
