@@ -84,6 +84,16 @@ pub struct Family3 {
     duration: Distributions,
     statuses: Counters,
     protocol: Protocol,
+    side: Side,
+}
+
+/// How an ending is labelled. linkerd2-proxy (seen with that of August 2026) has two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// `http_status` as a number or `grpc_status` as a name, and `error`.
+    Outbound,
+    /// `status`, a number for both protocols, empty where there is none.
+    Inbound,
 }
 
 /// Which status is a label.
@@ -107,6 +117,7 @@ impl Families {
                 ),
                 statuses: counters(registry, format!("{prefix}_response_statuses")),
                 protocol,
+                side: Side::Outbound,
             }
         };
         let (http_backend, grpc_backend) = (backend(Protocol::Http), backend(Protocol::Grpc));
@@ -117,6 +128,7 @@ impl Families {
                 duration: durations(registry, format!("{prefix}_request_duration"), ROUTE_BOUNDS),
                 statuses: counters(registry, format!("{prefix}_request_statuses")),
                 protocol,
+                side: Side::Outbound,
             }
         };
         let (http_route, grpc_route) = (route(Protocol::Http), route(Protocol::Grpc));
@@ -127,6 +139,7 @@ impl Families {
                 duration: durations(registry, format!("{prefix}_request_duration"), BACKEND_BOUNDS),
                 statuses: counters(registry, format!("{prefix}_statuses")),
                 protocol,
+                side: Side::Inbound,
             }
         };
         let (http_inbound, grpc_inbound) = (inbound(Protocol::Http), inbound(Protocol::Grpc));
@@ -205,6 +218,7 @@ impl Family3 {
             statuses: self.statuses.clone(),
             known: RefCell::default(),
             protocol: self.protocol,
+            side: self.side,
             labels,
         })
     }
@@ -227,6 +241,7 @@ pub struct PolicySeries {
     statuses: Counters,
     known: RefCell<Vec<(Ending, Counter)>>,
     protocol: Protocol,
+    side: Side,
     labels: Labels,
 }
 
@@ -290,13 +305,17 @@ impl PolicySeries {
             return;
         }
         let labels = self.labels.clone();
-        let labels = match self.protocol {
-            Protocol::Http => {
-                labels.with("http_status", ending.status.map_or(String::new(), |s| s.to_string()))
+        let number = || ending.status.map_or(String::new(), |status| status.to_string());
+        let labels = match (self.side, self.protocol) {
+            (Side::Inbound, _) => labels.with("status", number()),
+            (Side::Outbound, Protocol::Http) => {
+                labels.with("http_status", number()).with("error", ending.error)
             }
-            Protocol::Grpc => labels.with("grpc_status", grpc_name(ending.status, ending.error)),
+            (Side::Outbound, Protocol::Grpc) => labels
+                .with("grpc_status", grpc_name(ending.status, ending.error))
+                .with("error", ending.error),
         };
-        let counter = self.statuses.get_or_create_owned(&labels.with("error", ending.error));
+        let counter = self.statuses.get_or_create_owned(&labels);
         counter.inc();
         known.push((ending, counter));
     }
@@ -360,6 +379,12 @@ mod tests {
         http.failed("FAIL_FAST", Break::Unclassified, second);
         let grpc = families.grpc_route.series(labels());
         grpc.response(StatusCode::OK, Class::Grpc(Verdict::Failure, 13), second);
+        let inbound = families.http_inbound.series(labels());
+        inbound.response(StatusCode::OK, Class::Http(Verdict::Success), second);
+        inbound.response(StatusCode::OK, Class::Broken(Break::Unclassified), second);
+        inbound.failed("FAIL_FAST", Break::Unclassified, second);
+        let inbound = families.grpc_inbound.series(labels());
+        inbound.response(StatusCode::OK, Class::Grpc(Verdict::Failure, 13), second);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let backend = "outbound_http_route_backend";
@@ -370,6 +395,10 @@ mod tests {
             format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"200\",error=\"IO\"}} 1"),
             format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"\",error=\"FAIL_FAST\"}} 1"),
             "outbound_grpc_route_request_statuses_total{route_name=\"r\",grpc_status=\"INTERNAL\",error=\"\"} 1".to_owned(),
+            // As linkerd2-proxy writes them.
+            "inbound_http_statuses_total{route_name=\"r\",status=\"200\"} 2".to_owned(),
+            "inbound_http_statuses_total{route_name=\"r\",status=\"\"} 1".to_owned(),
+            "inbound_grpc_statuses_total{route_name=\"r\",status=\"13\"} 1".to_owned(),
         ] {
             assert!(text.contains(&line), "{line} in\n{text}");
         }
