@@ -152,16 +152,17 @@ fn redirect(written: &hauberk_resources::Redirect) -> Result<Redirect, Unusable>
         .scheme
         .as_deref()
         .map(|scheme| scheme.parse::<Scheme>().map_err(|_| format!("'{scheme}' is no scheme")));
-    let status = written.status_code.map(|code| {
-        let status = StatusCode::from_u16(code).ok().filter(StatusCode::is_redirection);
-        status.ok_or_else(|| format!("{code} is no status of a redirect"))
-    });
+    // Kubernetes fills in the Gateway API's default; a directory of YAML has nobody who does. Said on
+    // the wire, because linkerd2-proxy answers 301 where nothing is said.
+    let code = written.status_code.unwrap_or(StatusCode::FOUND.as_u16());
+    let status = StatusCode::from_u16(code).ok().filter(StatusCode::is_redirection);
+    let status = status.ok_or_else(|| format!("{code} is no status of a redirect"))?;
     Ok(Redirect {
         scheme: scheme.transpose()?,
         host: written.hostname.clone(),
         path: written.path.as_ref().map(path).transpose()?,
         port: written.port.and_then(Port::new),
-        status: status.transpose()?,
+        status: Some(status),
     })
 }
 
@@ -183,5 +184,22 @@ fn path(written: &PathModifier) -> Result<PathRewrite, Unusable> {
         }
         PathModifier::ReplaceFullPath { path } => Ok(PathRewrite::Full(path.clone())),
         PathModifier::ReplacePrefixMatch { prefix } => Ok(PathRewrite::Prefix(prefix.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_says_its_status_also_where_the_route_does_not() {
+        let check = |code: Option<u16>, expect: Option<u16>| {
+            let written = hauberk_resources::Redirect { status_code: code, ..Default::default() };
+            let status = redirect(&written).ok().map(|redirect| redirect.status.unwrap());
+            assert_eq!(status.map(|status| status.as_u16()), expect, "{code:?}");
+        };
+        check(None, Some(302));
+        check(Some(307), Some(307));
+        check(Some(200), None);
     }
 }
