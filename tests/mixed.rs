@@ -23,11 +23,15 @@ const OURS: &str = "ours";
 const OTHER: &str = "other";
 
 /// Cases that may fail where a foreign proxy takes part.
-const KNOWN: [&str; 0] = [];
+const KNOWN: [&str; 1] = [UNDECLARED];
+const UNDECLARED: &str = "a server that speaks first, on a port nobody declared";
 
 /// Who the authorization policies permit, and who not.
 const FRIEND: &str = "friend";
 const STRANGER: &str = "stranger";
+
+/// Who may watch requests, by the injector's default.
+const WATCHER: &str = "linkerd-viz";
 
 /// An address outside of the cluster's networks, where nothing is.
 const OUTSIDE: &str = "203.0.113.7";
@@ -225,6 +229,29 @@ metadata: {name: mixed, annotations: {linkerd.io/inject: enabled}}
         all += &client(proxy, STRANGER);
         all += &server(proxy);
     }
+    let _ = write!(
+        all,
+        "---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {WATCHER}, annotations: {{linkerd.io/inject: enabled}}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: tap, namespace: {WATCHER}}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: tap
+  namespace: {WATCHER}
+  annotations: {{local.hauberk.io/command.linkerd-proxy: {command:?}}}
+spec:
+  serviceAccountName: tap
+  containers: [{{name: main, image: local/client, command: [sleep, infinity]}}]
+",
+        command = command(OURS)
+    );
     all + &policies()
 }
 
@@ -302,7 +329,7 @@ fn cases(account: &str, from: &str, server: &str, upload: &str) -> Vec<Case> {
             ],
         ),
         case("an opaque port of the defaults", &["redis-cli", "-h", &host, "ping"], &["PONG"]),
-        greet("a server that speaks first, on a port nobody declared", "9025", &["220", "250"]),
+        greet(UNDECLARED, "9025", &["220", "250"]),
         case(
             "a WebSocket",
             &[PYTHON, &socket, "client", &host, "9090"],
@@ -367,7 +394,7 @@ fn proxies_of_different_make_understand_each_other() {
     }
     let mut lab = Lab::up("mixed", &manifest());
     // What is listed as ready is told to the proxies a moment later.
-    lab.wait("every pod has its address", Duration::from_secs(20), |lab| lab.ps().len() == 6);
+    lab.wait("every pod has its address", Duration::from_secs(20), |lab| lab.ps().len() == 7);
     let upload = lab.file("upload", &"x".repeat(20_000_000));
     let upload = format!("@{}", upload.display());
 
@@ -400,7 +427,7 @@ fn proxies_of_different_make_understand_each_other() {
         for why in counted(&lab, side) {
             fail("metrics", side, side, &why);
         }
-        if let Err(why) = tapped(&lab, side) {
+        for why in tapped(&lab, side) {
             fail("tap", side, side, &why);
         }
     }
@@ -458,22 +485,39 @@ fn counted(lab: &Lab, side: &str) -> Vec<String> {
     missing
 }
 
-/// Whether a request to a server with that proxy is seen by `hauberk local tap`.
-fn tapped(lab: &Lab, side: &str) -> Result<(), String> {
+/// Whether requests to a server with that proxy can be watched: by `hauberk local tap`, and by who
+/// has the identity that may, through the mesh.
+fn tapped(lab: &Lab, side: &str) -> Vec<String> {
     let server = format!("mixed/{side}-server");
+    let port = format!("{}:4190", lab.pod("mixed", &format!("{side}-server")).ip());
+    let program = peers().join("tap_peer.py").display().to_string();
+    let by_identity = |path: &'static str| {
+        ["exec", "-n", WATCHER, "tap", "--", PYTHON, &program, &port, path].map(str::to_owned)
+    };
+    let by_loopback = ["tap", &server, "--path", "/by-loopback", "--count", "1"].map(str::to_owned);
+    let mut wrong = watch(lab, side, "/by-identity", &by_identity("/by-identity"));
+    // Linkerd's proxy wants an identity from everybody.
+    if side == OURS || proxy_under_test().is_none() {
+        wrong.extend(watch(lab, side, "/by-loopback", &by_loopback));
+    }
+    wrong
+}
+
+/// Asks the server for `path` until the watcher, a command of the lab, has ended.
+fn watch(lab: &Lab, side: &str, path: &str, watcher: &[String]) -> Vec<String> {
     let client = lab.pod("mixed", &format!("{OURS}-{FRIEND}"));
-    let url = format!("http://{side}-server:8080/watched");
-    let ask = ["tap", &server, "--path", "/watched", "--count", "1"];
-    let tap = lab.command(&ask).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut tap = tap.expect("start hauberk local tap");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while tap.try_wait().expect("ask for the tap").is_none() {
+    let url = format!("http://{side}-server:8080{path}");
+    let watcher: Vec<_> = watcher.iter().map(String::as_str).collect();
+    let tap = lab.command(&watcher).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut tap = tap.expect("start a watcher");
+    let deadline = Instant::now() + Duration::from_secs(25);
+    while tap.try_wait().expect("ask for the watcher").is_none() {
         if Instant::now() > deadline {
-            tap.kill().expect("end the tap");
+            tap.kill().expect("end the watcher");
         }
         lab.try_exec(&client, "main", &["curl", "-s", "-m", "5", &url]);
     }
-    let output = tap.wait_with_output().expect("what the tap said");
+    let output = tap.wait_with_output().expect("what the watcher said");
     let said = text(&output.stdout) + &text(&output.stderr);
-    if said.contains(":path=/watched") { Ok(()) } else { Err(format!("  tap said:\n{said}")) }
+    if said.contains(path) { Vec::new() } else { vec![format!("  {path}: {said}")] }
 }
