@@ -9,7 +9,7 @@ use super::{Port, Starting, passed_by};
 use crate::bench::{
     clock::wait_for,
     enclosure::{COUNTING_PROXY, Workshop},
-    place::{CLIENT, Place, SERVER, SERVICE, Side, endpoint},
+    place::{CLIENT, Place, SERVICE, Side, endpoint},
     process::{self, Process},
     scenario::Shape,
 };
@@ -69,10 +69,22 @@ pub(super) fn control_planes(starting: &Starting<'_>) -> anyhow::Result<Vec<Proc
 /// Starts both proxies.
 pub(super) fn start(starting: &Starting<'_>) -> anyhow::Result<[Process; 2]> {
     starting.capture()?;
-    Ok([proxy(starting, Side::Client, CLIENT)?, proxy(starting, Side::Server, SERVER)?])
+    let shape = starting.purpose.shape;
+    Ok([
+        proxy(starting, Side::Client, CLIENT.to_string())?,
+        proxy(starting, Side::Server, server_ips(shape))?,
+    ])
 }
 
-fn proxy(starting: &Starting<'_>, side: Side, own: IpAddr) -> anyhow::Result<Process> {
+/// What the server's proxy takes connections for. It stands for all of the pods, and refuses what
+/// is not for one of its addresses.
+fn server_ips(shape: Shape) -> String {
+    let addresses: Vec<_> =
+        (0..shape.endpoints).map(|number| endpoint(number).to_string()).collect();
+    addresses.join(",")
+}
+
+fn proxy(starting: &Starting<'_>, side: Side, own: String) -> anyhow::Result<Process> {
     let name = side.name();
     let directory = starting.workshop.fresh_directory(&format!("hauberk-{name}"))?;
     let anchors = fs::read_to_string(starting.credential("anchors.pem"))?;
@@ -96,7 +108,7 @@ fn proxy(starting: &Starting<'_>, side: Side, own: IpAddr) -> anyhow::Result<Pro
         ("POLICY_WORKLOAD", pod),
         ("POLICY_CLUSTER_NETWORKS", CLUSTER_NETWORKS.to_owned()),
         ("INBOUND_DEFAULT_POLICY", "all-unauthenticated".to_owned()),
-        ("INBOUND_IPS", own.to_string()),
+        ("INBOUND_IPS", own),
         ("INBOUND_PORTS", ports),
         ("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", Port::Opaque.number().to_string()),
         ("INBOUND_ACCEPT_KEEPALIVE", "10000ms".to_owned()),
@@ -320,6 +332,21 @@ spec:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_servers_proxy_knows_every_address_that_requests_go_to() {
+        for endpoints in [1, 10, 1_000] {
+            let shape = Shape { endpoints, ..Shape::PLAIN };
+            let ours: Vec<IpAddr> =
+                server_ips(shape).split(',').map(|ip| ip.parse().expect("an address")).collect();
+            let objects = objects(shape);
+            let listed = objects.lines().filter_map(|line| line.strip_prefix("- addresses: ["));
+            let listed: Vec<IpAddr> =
+                listed.map(|ip| ip.trim_end_matches(']').parse().expect("an address")).collect();
+            assert_eq!(ours, listed);
+            assert_eq!(ours.len(), endpoints as usize);
+        }
+    }
 
     #[test]
     fn one_connection_in_the_clear_is_one_too_many() {
