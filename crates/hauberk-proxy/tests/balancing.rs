@@ -480,3 +480,34 @@ fn without_parameters_the_proxys_own_windows_count_and_nobody_is_pinged() {
         request.abort();
     });
 }
+
+#[test]
+fn the_first_requests_to_many_endpoints_at_once_all_succeed() {
+    /// As many as fit into the usual limit of open files, at three for each.
+    const ENDPOINTS: usize = 250;
+    const CLIENTS: usize = 32;
+    const REQUESTS: usize = 15;
+    for way in [Way::Meshed, Way::MeshedPlainHttp] {
+        mesh::run(async |mesh| {
+            mesh.policy(None);
+            let application = http1_application(|_| async { Response::new(full("here")) }).await;
+            publish(&mesh, &[application; ENDPOINTS], way).await;
+            // Each of them connects to endpoints that nobody has connected to before.
+            let clients = (0..CLIENTS).map(|_| {
+                let mesh = Rc::clone(&mesh);
+                tokio::task::spawn_local(async move {
+                    let mut failed = 0;
+                    for _ in 0..REQUESTS {
+                        failed += u64::from(get(&mesh, "/", &[]).await.0 != StatusCode::OK);
+                    }
+                    failed
+                })
+            });
+            let mut failed = 0;
+            for client in clients.collect::<Vec<_>>() {
+                failed += client.await.unwrap();
+            }
+            assert_eq!(failed, 0, "{way:?}: of {} requests", CLIENTS * REQUESTS);
+        });
+    }
+}
