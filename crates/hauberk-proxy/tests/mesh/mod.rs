@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use hauberk_identity::Certified;
 use hauberk_model::endpoints::{EndpointTls, ProtocolHint};
 use hauberk_model::failure_accrual::FailureAccrual;
 use hauberk_model::inbound::InboundPolicy;
@@ -90,6 +91,8 @@ pub(crate) struct Side {
     pub(crate) worker: Rc<Worker>,
     pub(crate) control: Publisher,
     pub(crate) registry: Registry,
+    /// Gives it another certificate.
+    pub(crate) certified: tokio::sync::watch::Sender<Option<Arc<Certified>>>,
 }
 
 pub(crate) struct Mesh {
@@ -287,9 +290,7 @@ fn side(ca: &mut TestCa, name: &str, change: impl FnOnce(&mut Config)) -> (Side,
     change(&mut config);
     let registry = Registry::new();
     let (directory, control) = Directory::unconnected();
-    let (publish, certified_now) = tokio::sync::watch::channel(Some(certified));
-    // The certificate lasts as long as the process.
-    std::mem::forget(publish);
+    let (certified, certified_now) = tokio::sync::watch::channel(Some(certified));
     let identity = Identity::new(id.clone(), id.as_str().into(), certified_now);
     let worker = Worker::new(Parts {
         config: Arc::new(config),
@@ -301,7 +302,7 @@ fn side(ca: &mut TestCa, name: &str, change: impl FnOnce(&mut Config)) -> (Side,
         tasks: Tasks::new(Shutdown::new()),
         seed: 1,
     });
-    (Side { worker, control, registry }, id)
+    (Side { worker, control, registry, certified }, id)
 }
 
 /// An application that answers HTTP/1 requests; gives its address.
