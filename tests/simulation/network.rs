@@ -11,8 +11,13 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 
+use crate::faults::{Fault, tamper};
+
 /// What a connection holds in each direction, in bytes; beyond that its writer waits.
 const BUFFER_BYTES: usize = 1024;
+
+/// How long a connection lasts under [`Fault::Cuts`].
+const CUT_AFTER: Duration = Duration::from_secs(30);
 
 /// How a connection carries bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,7 @@ pub(crate) struct Network {
 
 struct Shared {
     seed: u64,
+    fault: Option<Fault>,
     tasks: Tasks,
     /// Who answers at the control plane's address.
     control: Mutex<Option<Arc<InMemory>>>,
@@ -48,15 +54,20 @@ struct Links {
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, fault: Option<Fault>) -> Self {
         let shared = Shared {
             seed,
+            fault,
             tasks: Tasks::new(Shutdown::new()),
             control: Mutex::default(),
             links: Mutex::default(),
             is_calm: watch::channel(false).0,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.shared.fault
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {
@@ -100,16 +111,28 @@ impl Network {
         let (near, far) = (tokio::io::duplex(BUFFER_BYTES), tokio::io::duplex(BUFFER_BYTES));
         let mut cut = links.cut.subscribe();
         let weather = Weather { pace, is_calm: self.shared.is_calm.subscribe() };
-        self.shared.tasks.spawn("link", async move {
-            let (from_proxy, to_proxy) = tokio::io::split(near.1);
-            let (from_control, to_control) = tokio::io::split(far.1);
-            let rng = |salt: u64| SmallRng::seed_from_u64(seed ^ (salt << 60));
-            tokio::select! {
-                () = weather.clone().carry(from_proxy, to_control, rng(1)) => {}
-                () = weather.clone().carry(from_control, to_proxy, rng(2)) => {}
-                _ = cut.changed() => {}
-            }
-        });
+        let fault = self.shared.fault;
+        let rng = move |salt: u64| SmallRng::seed_from_u64(seed ^ (salt << 60));
+        if let Some(fault) = fault.filter(|fault| fault.tampers()) {
+            self.shared.tasks.spawn("link", async move {
+                tokio::select! {
+                    // However it ends, both ends notice.
+                    _ = tamper(near.1, far.1, fault, rng(3)) => {}
+                    _ = cut.changed() => {}
+                }
+            });
+        } else {
+            self.shared.tasks.spawn("link", async move {
+                let (from_proxy, to_proxy) = tokio::io::split(near.1);
+                let (from_control, to_control) = tokio::io::split(far.1);
+                tokio::select! {
+                    () = weather.clone().carry(from_proxy, to_control, rng(1)) => {}
+                    () = weather.clone().carry(from_control, to_proxy, rng(2)) => {}
+                    _ = cut.changed() => {}
+                    () = tokio::time::sleep(CUT_AFTER), if fault == Some(Fault::Cuts) => {}
+                }
+            });
+        }
         control.accept(port, far.0);
         Ok(near.0)
     }

@@ -24,6 +24,7 @@ use hauberk_testkit::clusters::{
 use hauberk_wire as wire;
 use rand::{Rng, rngs::SmallRng};
 
+use crate::faults::{self, Fault};
 use crate::network::{Network, Pace};
 
 /// How far the control plane may be ahead of a slow reader, in bytes a stream: less than one policy, so that it has to
@@ -128,6 +129,8 @@ impl Proxy {
         config.policy_workload = workload.as_str().into();
         config.destination_context = context.as_str().into();
         let (tasks, metrics) = (Tasks::new(Shutdown::new()), ControlMetrics::default());
+        let tampers = network.fault().is_some_and(Fault::tampers);
+        let window_bytes = if tampers { faults::WINDOW_BYTES } else { WINDOW_BYTES };
         let network = network.clone();
         let dial = move |address: &Address| {
             let port = match address {
@@ -136,7 +139,7 @@ impl Proxy {
             };
             network.dial(number, pace, port)
         };
-        let connector = Connector::in_memory(WINDOW_BYTES, Arc::new(dial), &tasks);
+        let connector = Connector::in_memory(window_bytes, Arc::new(dial), &tasks);
         let directory = Directory::connect(&config, &connector, &metrics, &tasks);
         Self { number, pace, workload, context, directory, metrics, tasks, asked: Vec::new() }
     }

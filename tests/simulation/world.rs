@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::SETTLE_MAX;
+use crate::faults::Fault;
 use crate::network::{Network, Pace};
 use crate::proxy::{Asked, END_MAX, Known, Proxy, agrees};
 
@@ -22,8 +23,9 @@ use crate::proxy::{Asked, END_MAX, Known, Proxy, agrees};
 const PROXIES: usize = 10;
 /// Questions that a proxy begins with; some are drawn twice.
 const QUESTIONS: usize = 14;
-/// Things that happen.
+/// Things that happen, and how many of them where something is wrong and should be noticed.
 const STEPS: usize = 120;
+const FAULTY_STEPS: usize = 50;
 /// Events that a source may be ahead of the publisher; few, so that it is held back.
 const EVENTS_AHEAD: usize = 16;
 /// How long connections that broke before may still be given up: keep-alives take 15 seconds.
@@ -77,6 +79,8 @@ struct Control {
 
 pub(crate) struct World {
     rng: SmallRng,
+    /// What is wrong here, if anything.
+    fault: Option<Fault>,
     /// The cluster as it is.
     truth: Index,
     /// All that happened to it.
@@ -90,12 +94,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, fault: Option<Fault>) -> Self {
         Self {
             rng: SmallRng::seed_from_u64(seed),
+            fault,
             truth: Index::new(ClusterConfig::default()),
             history: Vec::new(),
-            network: Network::new(seed),
+            network: Network::new(seed, fault),
             control: None,
             proxies: Vec::new(),
             ending: Vec::new(),
@@ -112,7 +117,7 @@ impl World {
         for _ in 0..PROXIES {
             self.add_proxy();
         }
-        for _ in 0..STEPS {
+        for _ in 0..self.fault.map_or(STEPS, |_| FAULTY_STEPS) {
             self.step().await;
             let pause = self.rng.random_range(0..1500);
             sleep(Duration::from_millis(pause)).await;
@@ -179,6 +184,10 @@ impl World {
         self.truth.apply(event.clone());
         self.history.push(event.clone());
         self.counts.events += 1;
+        let is_kept = |fault: Fault| fault.keeps_from(&event, &mut self.rng);
+        if self.fault.is_some_and(is_kept) {
+            return;
+        }
         if let Some(control) = &self.control {
             tell(control, event).await;
         }
@@ -205,6 +214,12 @@ impl World {
         let (events, receiver) = mpsc::channel(EVENTS_AHEAD);
         let tasks = Tasks::new(Shutdown::new());
         let in_memory = InMemory::start(receiver, self.truth.config().clone(), &tasks);
+        if self.fault == Some(Fault::Lingers) {
+            tasks.spawn("lingers", std::future::pending::<()>());
+        }
+        if self.fault == Some(Fault::Panics) {
+            tasks.spawn("panics", async { panic!("on purpose") });
+        }
         self.network.route_to(Some(Arc::new(in_memory)));
         let control = Control { events, tasks };
         // At once, within some seconds, or longer than questions wait for it.
