@@ -13,8 +13,8 @@ use std::{
     process::{Command, Output},
     time::Duration,
 };
-use system_tests::{Lab, Pod, binary, can_run, metric, text};
-use traffic::{Connections, Load, Moods, manifest};
+use system_tests::{Lab, Pod, binary, can_run, metric, peers, text};
+use traffic::{Connections, Load, Moods, PYTHON, manifest};
 
 const SECOND: Duration = Duration::from_secs(1);
 const PROXY: &str = "linkerd-proxy";
@@ -63,13 +63,39 @@ fn program(path: PathBuf) -> PathBuf {
     path
 }
 
+/// Further objects: a gRPC server.
+fn grpc() -> String {
+    let program = peers().join("grpc_peer.py");
+    format!(
+        "---
+apiVersion: v1
+kind: Service
+metadata: {{name: grpc, namespace: drill}}
+spec:
+  selector: {{app: grpc}}
+  ports: [{{name: grpc, port: 70, targetPort: 7070}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: grpc, namespace: drill, labels: {{app: grpc}}}}
+spec:
+  containers:
+  - name: main
+    image: local/grpc
+    command: [{PYTHON}, {program}, server, '7070']
+    readinessProbe: {{tcpSocket: {{port: 7070}}, periodSeconds: 1}}
+",
+        program = program.display()
+    )
+}
+
 #[test]
 fn sidecars_are_upgraded_beneath_running_applications_without_a_loss() {
     if !can_run("upgrade") {
         return;
     }
     let moods = Moods::new();
-    let mut lab = Lab::up("upgrade", &manifest(2, "", moods.0.path()));
+    let mut lab = Lab::up("upgrade", &(manifest(2, "", moods.0.path()) + &grpc()));
     let before = processes(&lab);
     let starts: BTreeMap<_, _> =
         lab.ps().iter().map(|pod| (pod.name().to_owned(), started(&lab, pod))).collect();
@@ -81,6 +107,9 @@ fn sidecars_are_upgraded_beneath_running_applications_without_a_loss() {
     let fresh = start("fresh", "http://server/", Connections::Fresh);
     let raw = start("raw", "http://server:90/", Connections::Fresh);
     let held = start("held", "http://server:90/", Connections::Kept);
+    // Calls of one message each way, and calls that go on throughout.
+    let calls = start("calls", "grpc://grpc:70/", Connections::Kept);
+    let streams = start("streams", "grpc-stream://grpc:70/", Connections::Kept);
 
     let copy = lab.file("hauberk-proxy-new", "");
     std::fs::copy(binary("hauberk-proxy"), &copy).expect("copy the program");
@@ -98,7 +127,7 @@ fn sidecars_are_upgraded_beneath_running_applications_without_a_loss() {
         "json",
     ]);
     let report: Vec<Value> = serde_json::from_str(&report).expect("JSON");
-    assert_eq!(report.len(), 3, "{report:?}");
+    assert_eq!(report.len(), 4, "{report:?}");
     assert!(report.iter().all(|row| row["result"] == "upgraded"), "{report:?}");
 
     let after = processes(&lab);
@@ -125,7 +154,8 @@ fn sidecars_are_upgraded_beneath_running_applications_without_a_loss() {
         let page = lab.metrics(&server(lab), "main");
         metric(&page, "request_total", &["direction=\"inbound\"", "tls=\"true\""]) > 20.0
     });
-    for (load, what) in [(kept, "kept"), (fresh, "fresh"), (raw, "raw"), (held, "held")] {
+    let loads = [(kept, "kept"), (fresh, "fresh"), (raw, "raw"), (held, "held")];
+    for (load, what) in loads.into_iter().chain([(calls, "calls"), (streams, "streams")]) {
         load.stop(&mut lab).assert_lost_at_most(0, &format!("upgrade, {what}"));
     }
     // Nothing is left to do for the old ones.
@@ -146,7 +176,7 @@ fn sidecars_are_upgraded_beneath_running_applications_without_a_loss() {
     lab.hauberk(&["delete", "-f", &file.display().to_string()]);
     lab.wait("a new server is ready", 40 * SECOND, |lab| {
         let pods = lab.ps();
-        pods.len() == 3 && pods.iter().all(|pod| pod.is_ready() && pod.name() != old.name())
+        pods.len() == 4 && pods.iter().all(|pod| pod.is_ready() && pod.name() != old.name())
     });
     for (name, (_, proxy)) in processes(&lab) {
         let runs = std::fs::read_link(format!("/proc/{proxy}/exe")).expect("it runs");

@@ -48,7 +48,7 @@ def server(port):
         "Both": grpc.stream_stream_rpc_method_handler(both),
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
     }
-    running = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+    running = grpc.server(futures.ThreadPoolExecutor(max_workers=32))
     running.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     running.add_insecure_port(f"0.0.0.0:{port}")
     running.start()

@@ -1,7 +1,9 @@
 """A steady load on one page: load.py URL SECONDS THREADS [keep|fresh [STOP]].
 
 Each thread keeps a connection (or makes a fresh one each time) and asks again as soon as it is
-answered, at most 200 times a second, until the time is over or the file STOP exists. Says "flowing"
+answered, at most 200 times a second, until the time is over or the file STOP exists. For the URL's
+scheme "grpc" a thread makes unary calls of grpc_peer.py, for "grpc-stream" it sends messages on one
+call back and forth, and makes another call only if that one fails. Says "flowing"
 when the first answers have come; at its end how many requests were answered, how many failed and
 why, which answers came, and for how long none did.
 """
@@ -10,6 +12,7 @@ import collections
 import http.client
 import json
 import os
+import queue
 import sys
 import threading
 import time
@@ -57,6 +60,55 @@ def ask():
         time.sleep(max(0.0, began + 0.005 - time.monotonic()))
 
 
+def is_over():
+    return time.monotonic() >= end or (stop and os.path.exists(stop))
+
+
+def call():
+    import grpc
+
+    plain = {"request_serializer": bytes, "response_deserializer": bytes}
+    channel = None
+    while not is_over():
+        began = time.monotonic()
+        try:
+            channel = channel or grpc.insecure_channel(url.netloc)
+            unary = channel.unary_unary("/interop.Echo/Unary", **plain)
+            answers[unary(b"hi", timeout=10).decode()] += 1
+            answered()
+        except grpc.RpcError as error:
+            failures[f"{error.code().name} {error.details()}"] += 1
+        if fresh:
+            channel.close()
+            channel = None
+        time.sleep(max(0.0, began + 0.005 - time.monotonic()))
+
+
+def stream():
+    import grpc
+
+    plain = {"request_serializer": bytes, "response_deserializer": bytes}
+    while not is_over():
+        messages = queue.SimpleQueue()
+        with grpc.insecure_channel(url.netloc) as channel:
+            both = channel.stream_stream("/interop.Echo/Both", **plain)
+            try:
+                backs = both(iter(messages.get, None))
+                while not is_over():
+                    messages.put(b"ping")
+                    answers[next(backs).decode()] += 1
+                    answered()
+                    time.sleep(0.005)
+                messages.put(None)
+                # The call ends as it should: nothing more, and a good status.
+                for back in backs:
+                    failures[f"unexpected {back}"] += 1
+            except (grpc.RpcError, StopIteration) as error:
+                failures[repr(error)] += 1
+                messages.put(None)
+
+
+ask = {"http": ask, "grpc": call, "grpc-stream": stream}[url.scheme]
 threads = [threading.Thread(target=ask) for _ in range(int(sys.argv[3]))]
 for thread in threads:
     thread.start()
