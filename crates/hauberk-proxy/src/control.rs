@@ -259,6 +259,11 @@ impl Publisher {
         self.inner.endpoints.publish(authority, answer);
     }
 
+    /// Answers [`Directory::is_reachable`].
+    pub fn reachable(&self, is_reachable: bool) {
+        self.inner.is_reachable.send_replace(is_reachable);
+    }
+
     /// Answers [`Directory::inbound_policy`].
     pub fn inbound_policy(&self, port: Port, answer: Lookup<Arc<InboundPolicy>>) {
         self.inner.inbound_policies.publish(port, answer);

@@ -23,6 +23,9 @@ pub const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
 pub const L5D_PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
 /// A proxy asks the next proxy to close its client's connection.
 pub const L5D_PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-proxy-connection");
+/// A server's proxy answers in place of its application, which has seen nothing of the request
+/// (decision 0028). Only Hauberk's proxies say and understand it; no application gets to say it.
+pub const L5D_HAUBERK_UNSENT: HeaderName = HeaderName::from_static("l5d-hauberk-unsent");
 /// The application demands this server identity.
 pub const L5D_REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
 /// The logical name a request was routed by.

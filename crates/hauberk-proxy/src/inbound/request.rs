@@ -46,7 +46,7 @@ use crate::http::client::Client;
 use crate::http::exchange::End;
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
-use crate::http::headers;
+use crate::http::headers::{self, L5D_HAUBERK_UNSENT};
 use crate::http::incoming::Incoming;
 use crate::http::orig_proto;
 use crate::http::routes::{Routes, host_of};
@@ -295,6 +295,8 @@ impl Connection {
         })?;
 
         let (mut parts, body) = sent.answer.response.into_parts();
+        // That the application has seen nothing is not for it to say.
+        parts.headers.remove(L5D_HAUBERK_UNSENT);
         if self.version == Version::Http1 {
             parts.version = manner.version;
         }
@@ -448,8 +450,21 @@ impl Connection {
         if row.closes {
             self.control.close();
         }
-        answer::failure(failure, manner)
+        let mut response = answer::failure(failure, manner);
+        // What a gateway's outbound half gives up may have been tried before.
+        let is_ours = matches!(self.onward, Onward::Application(_));
+        if manner.informs && is_ours && is_unsent(failure) {
+            let yes = HeaderValue::from_static("true");
+            response.headers_mut().insert(L5D_HAUBERK_UNSENT, yes);
+        }
+        response
     }
+}
+
+/// Whether the application has seen nothing of the request: it was not connected to. Others that
+/// fail before are refused by us on purpose, and would be elsewhere too.
+fn is_unsent(failure: &Failure) -> bool {
+    matches!(failure.what, What::Connect { .. } | What::ConnectTimeout { .. } | What::FailFast(_))
 }
 
 impl Table {

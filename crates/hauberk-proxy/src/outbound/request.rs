@@ -38,7 +38,9 @@ use crate::http::client::Client;
 use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Applied, Filter, Verdict};
-use crate::http::headers::{self, L5D_DST_CANONICAL, L5D_ORIG_PROTO, L5D_REQUIRE_ID};
+use crate::http::headers::{
+    self, L5D_DST_CANONICAL, L5D_HAUBERK_UNSENT, L5D_ORIG_PROTO, L5D_REQUIRE_ID,
+};
 use crate::http::incoming::{Incoming, StreamError};
 use crate::http::limit::Permit;
 use crate::http::limits::{Limit, Timer};
@@ -326,6 +328,7 @@ impl Connection {
         let is_meshed = lease.source().tls.is_some();
         let wants_close = headers::has_mesh_headers(&parts.headers) && {
             parts.headers.remove(L5D_ORIG_PROTO);
+            parts.headers.remove(L5D_HAUBERK_UNSENT);
             headers::strip_proxy_headers(&mut parts.headers)
         };
         if wants_close && is_forward && is_meshed {

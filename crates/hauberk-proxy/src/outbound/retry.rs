@@ -5,6 +5,11 @@
 //! turned out dead) goes to another endpoint, or to the same one after its back-off, while the
 //! queue's failfast time lasts. A request that was sent, even in part, is not repeated here: that is
 //! for [`persist`](super::persist), where the route wants it.
+//!
+//! One kind of request that was sent goes elsewhere too: while the control plane is away nobody tells
+//! that a pod is ending, and its proxy, which outlives its application, says that the application has
+//! seen nothing ([`L5D_HAUBERK_UNSENT`], decision 0028). Requests without a body are kept for that,
+//! but only then: it costs three allocations.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,6 +23,7 @@ use crate::http::body::Body;
 use crate::http::classify::{Break, Class};
 use crate::http::client::{Answer, Client, SendError};
 use crate::http::failure::{Failure, What};
+use crate::http::headers::{self, L5D_HAUBERK_UNSENT};
 use crate::http::health::Health;
 use crate::http::incoming::StreamError;
 use crate::http::limits::{Limit, Limits, Progress};
@@ -168,6 +174,7 @@ impl Attempt<'_> {
         let series = client.series().or(self.series).map(Rc::clone);
         let series = series.expect("endpoints have counters, and so has the inbound caller");
         series.request();
+        let copy = copy_while_away(worker, &lease, &request);
         let mut tapped = worker.taps.begin(&self.between, lease.source(), &request);
         let sent = match self.limits {
             None => Ok(client.send(worker, request).await),
@@ -175,8 +182,14 @@ impl Attempt<'_> {
                 Box::pin(limits.wait(progress, client.send(worker, request))).await
             }
         };
-        let error = match sent {
-            Ok(Ok(answer)) => {
+        let error = match (sent, copy) {
+            (Ok(Ok(answer)), Some(copy))
+                if answer.response.headers().contains_key(L5D_HAUBERK_UNSENT) =>
+            {
+                let error = std::io::Error::other("the endpoint cannot reach its application");
+                Ok(SendError::Unsent(copy, Rc::new(Failure::peer(What::Io(error)))))
+            }
+            (Ok(Ok(answer)), _) => {
                 lease.connected();
                 if lease.listens() {
                     lease.heard(Health::new(answer.response.status(), answer.response.headers()));
@@ -186,8 +199,8 @@ impl Attempt<'_> {
                 }
                 return Ok(Sent { lease, series, answer, tapped });
             }
-            Ok(Err(error)) => Ok(error),
-            Err(limit) => Err(limit),
+            (Ok(Err(error)), _) => Ok(error),
+            (Err(limit), _) => Err(limit),
         };
         let now = Instant::now();
         let count = |how| {
@@ -229,6 +242,31 @@ impl Attempt<'_> {
             }
         })
     }
+}
+
+/// The request once more, if the endpoint's proxy may find that its application is gone and nobody
+/// can have told us: it has no body, asks for no other protocol, and the control plane is away.
+fn copy_while_away(
+    worker: &Worker,
+    lease: &Lease<Client>,
+    request: &Request<Body>,
+) -> Option<Box<Request<Body>>> {
+    if lease.source().tls.is_none() || worker.directory.is_reachable() {
+        return None;
+    }
+    let (method, version) = (request.method(), request.version());
+    let body = request.body();
+    let is_plain = matches!(body, Body::Incoming(_) | Body::Empty);
+    let is_empty = is_plain && http_body::Body::is_end_stream(body);
+    if !is_empty || headers::wants_upgrade(version, method, request.headers()) {
+        return None;
+    }
+    let mut copy = Request::new(Body::Empty);
+    *copy.method_mut() = method.clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = version;
+    *copy.headers_mut() = request.headers().clone();
+    Some(Box::new(copy))
 }
 
 /// What came of one attempt that has no response.
