@@ -15,6 +15,7 @@ status is the call's code: 0 if it went well.
 
 import json
 import os
+import socket
 import sys
 from concurrent import futures
 from http.client import HTTPConnection
@@ -62,6 +63,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """On IPv4 and IPv6."""
+
+    address_family = socket.AF_INET6
+    request_queue_size = 128
+
+
 def serve():
     import grpc
 
@@ -76,9 +84,10 @@ def serve():
 
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     server.add_generic_rpc_handlers((Echo(),))
-    server.add_insecure_port("0.0.0.0:7070")
+    server.add_insecure_port("[::]:7070")
     server.start()
-    ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
+    # Linux accepts IPv4 there too unless told otherwise (ipv6(7), bindv6only).
+    Server(("::", 8080), Handler).serve_forever()
 
 
 def ask_http(url, headers, count):
