@@ -154,4 +154,9 @@ impl Moods {
     pub(crate) fn set(&self, pod: &Pod, mood: &str) {
         std::fs::write(self.0.path().join(pod.name()), mood).expect("write a mood");
     }
+
+    /// Of all servers that were given none of their own.
+    pub(crate) fn set_all(&self, mood: &str) {
+        std::fs::write(self.0.path().join("all"), mood).expect("write a mood");
+    }
 }

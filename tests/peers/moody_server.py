@@ -1,7 +1,10 @@
 """An HTTP/1.1 server that says its name and behaves as it is told: moody_server.py MOODS PORT....
 
 The file MOODS/<host name> holds the mood of all requests that follow: `well` (or no file), `error`
-(answers 500) or `reset` (ends the connection abruptly, without an answer). At SIGTERM it says with
+(answers 500), `reset` (ends the connection abruptly, without an answer), `tardy` and `slow` (answers
+after a tenth of a second, or after a whole one) or `once` (answers 500 to the first request with some
+`x-request`, whoever got it, and well to the next). A path behind it says which requests it is for;
+MOODS/all is for those without a mood of their own. At SIGTERM it says with
 its last answers that their connections end, then stops accepting, and lets requests that are under
 way finish.
 """
@@ -25,15 +28,29 @@ ending = threading.Event()
 busy = set()
 
 
-def mood():
+def mood(path):
+    own = MOOD if MOOD.exists() else MOOD.with_name("all")
     try:
-        return MOOD.read_text().strip()
+        words = own.read_text().split() or ["well"]
     except OSError:
-        return "well"
+        words = ["well"]
+    return words[0] if path.startswith("".join(words[1:])) else "well"
+
+
+def is_first(request):
+    """Whether nobody has had this request before."""
+    try:
+        (MOOD.parent / f"seen-{request}").touch(exist_ok=False)
+        return True
+    except FileExistsError:
+        return False
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body leave together: no waiting for the peer's acknowledgement in between.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         busy.add(self)
@@ -43,7 +60,10 @@ class Handler(BaseHTTPRequestHandler):
             busy.discard(self)
 
     def answer(self):
-        now = mood() if self.path != "/ready" else "well"
+        now = mood(self.path) if self.path != "/ready" else "well"
+        time.sleep({"tardy": 0.1, "slow": 1}.get(now, 0))
+        if now == "once":
+            now = "error" if is_first(self.headers["x-request"]) else "well"
         if now == "reset":
             # Closing with a linger time of zero sends RST (socket(7)).
             self.connection.setsockopt(
@@ -61,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.end_headers()
         self.wfile.write(body)
+        self.wfile.flush()
 
     def log_message(self, *_):
         pass
