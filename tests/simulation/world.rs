@@ -1,6 +1,6 @@
 //! One history: what happens, in which order, and what must hold in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const QUESTIONS: usize = 14;
 /// Things that happen, and how many of them where something is wrong and should be noticed.
 const STEPS: usize = 120;
 const FAULTY_STEPS: usize = 50;
+/// Objects of a kind that are changed in the end until one of them changes an answer.
+const LAST_CHANGES: usize = 25;
 /// Events that a source may be ahead of the publisher; few, so that it is held back.
 const EVENTS_AHEAD: usize = 16;
 /// How long connections that broke before may still be given up: keep-alives take 15 seconds.
@@ -43,6 +45,8 @@ pub(crate) struct Counts {
     forgotten: usize,
     proxies: usize,
     slow_proxies: usize,
+    /// Kinds of objects whose last change was one of an answer.
+    mattered: BTreeSet<&'static str>,
     /// Answers in the end, by kind.
     answers: BTreeMap<&'static str, usize>,
     /// How long the last proxy took to know the truth.
@@ -58,6 +62,7 @@ impl Counts {
         self.forgotten += other.forgotten;
         self.proxies += other.proxies;
         self.slow_proxies += other.slow_proxies;
+        self.mattered.extend(&other.mattered);
         for (what, count) in &other.answers {
             *self.answers.entry(what).or_default() += count;
         }
@@ -67,6 +72,7 @@ impl Counts {
     pub(crate) fn assert_rich(&self) {
         let least = [self.restarts, self.crashes, self.cuts, self.forgotten, self.slow_proxies];
         assert!(self.events > 1000 && least.iter().all(|count| *count > 5), "{self:?}");
+        assert!(self.mattered.len() >= 15, "only changes of these kinds mattered: {self:?}");
         assert!(self.answers.len() == 6 && self.answers.values().all(|n| *n > 5), "{self:?}");
     }
 }
@@ -122,6 +128,7 @@ impl World {
             let pause = self.rng.random_range(0..1500);
             sleep(Duration::from_millis(pause)).await;
         }
+        self.change_every_kind().await;
         self.network.calm();
         let answers = self.final_answers();
         self.settle(&answers).await;
@@ -178,9 +185,36 @@ impl World {
         }
     }
 
-    /// One event of the cluster, told to the control plane if there is one.
+    /// Of each kind something changes in the end that somebody has asked for: nothing that comes later, and no
+    /// listing, makes up for an event that is lost.
+    async fn change_every_kind(&mut self) {
+        let keys: BTreeSet<Key> =
+            self.questions().map(|(proxy, asked)| proxy.key(&asked.ask)).collect();
+        let answers =
+            |truth: &Index| keys.iter().map(|key| truth.answer(key).answer).collect::<Vec<_>>();
+        let mut known = answers(&self.truth);
+        for kind in Kind::ALL {
+            for _ in 0..LAST_CHANGES {
+                let object = Universe.resource_of(&mut self.rng, *kind);
+                self.happen_so(ResourceEvent::Applied(object)).await;
+                let now = answers(&self.truth);
+                if now != known {
+                    known = now;
+                    self.counts.mattered.insert(kind.name());
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One event of the cluster.
     async fn happen(&mut self) {
         let event = Universe.event(&mut self.rng, &self.truth);
+        self.happen_so(event).await;
+    }
+
+    /// That event, told to the control plane if there is one.
+    async fn happen_so(&mut self, event: ResourceEvent) {
         self.truth.apply(event.clone());
         self.history.push(event.clone());
         self.counts.events += 1;
