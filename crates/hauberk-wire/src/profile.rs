@@ -1,6 +1,8 @@
 //! Service profiles and single endpoints, each way.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_model::name::Authority;
 use hauberk_model::profile::{
@@ -37,23 +39,27 @@ pub fn to_wire(profile: &Profile) -> wire::DestinationProfile {
     }
 }
 
-/// Understands a profile, with what was wrong about single routes: these are left out, the others
-/// count (linkerd2-proxy does the same).
+/// Understands a profile, with what was wrong about single routes and the retry budget: these are
+/// left out, the others count; without a budget nothing is retried (linkerd2-proxy does the same).
 ///
 /// # Errors
-/// If the endpoint, the traffic split or the retry budget cannot be understood.
+/// If the endpoint or the traffic split cannot be understood.
 pub fn from_wire(wire: wire::DestinationProfile) -> Result<(Profile, Vec<Invalid>), Invalid> {
     let mut problems = Vec::new();
     let routes = wire.routes.into_iter().map(route_from_wire);
     let routes = routes.filter_map(|route| route.map_err(|invalid| problems.push(invalid)).ok());
     let routes: Arc<[_]> = routes.collect();
     let targets = wire.dst_overrides.into_iter().map(target_from_wire);
+    let retry_budget = wire.retry_budget.map(budget_from_wire).transpose();
     let profile = Profile {
         name: (!wire.fully_qualified_name.is_empty()).then(|| wire.fully_qualified_name.into()),
         opaque: wire.opaque_protocol,
         endpoint: wire.endpoint.map(endpoint_from_wire).transpose()?.map(Arc::new),
         routes,
-        retry_budget: wire.retry_budget.map(budget_from_wire).transpose()?,
+        retry_budget: retry_budget.unwrap_or_else(|invalid| {
+            problems.push(invalid);
+            None
+        }),
         targets: targets.collect::<Result<_, _>>()?,
         parent: meta::optional_from_wire("DestinationProfile.parent_ref", wire.parent_ref)?,
         profile: meta::optional_from_wire("DestinationProfile.profile_ref", wire.profile_ref)?,
@@ -61,16 +67,24 @@ pub fn from_wire(wire: wire::DestinationProfile) -> Result<(Profile, Vec<Invalid
     Ok((profile, problems))
 }
 
+/// What linkerd2-proxy v2 takes for a budget: `RetryBudget.ttl` from a second to a minute, a ratio up
+/// to a thousand retries for a request.
+const BUDGET_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+const BUDGET_RATIO: RangeInclusive<f32> = 0.0..=1000.0;
+
 fn budget_from_wire(wire: wire::RetryBudget) -> Result<RetryBudget, Invalid> {
-    if !(wire.retry_ratio >= 0.0 && wire.retry_ratio.is_finite()) {
+    if !BUDGET_RATIO.contains(&wire.retry_ratio) {
         let ratio = wire.retry_ratio.to_string();
-        return Err(Invalid::malformed("RetryBudget.retry_ratio", ratio, "must not be negative"));
+        let why = "must be between 0 and 1000";
+        return Err(Invalid::malformed("RetryBudget.retry_ratio", ratio, why));
     }
-    Ok(RetryBudget {
-        retry_ratio: wire.retry_ratio,
-        min_retries_per_second: wire.min_retries_per_second,
-        ttl: scalar::required_duration("RetryBudget.ttl", wire.ttl)?,
-    })
+    let ttl = scalar::required_duration("RetryBudget.ttl", wire.ttl)?;
+    if !BUDGET_TTL.contains(&ttl) {
+        let why = "must be between one second and one minute";
+        return Err(Invalid::malformed("RetryBudget.ttl", format!("{ttl:?}"), why));
+    }
+    let min_retries_per_second = wire.min_retries_per_second;
+    Ok(RetryBudget { retry_ratio: wire.retry_ratio, min_retries_per_second, ttl })
 }
 
 fn target_from_wire(wire: wire::WeightedDst) -> Result<WeightedTarget, Invalid> {
@@ -179,4 +193,38 @@ fn response_match_from_wire(wire: wire::ResponseMatch) -> Result<ResponseMatch, 
             ResponseMatch::Status(min..=scalar::ranged_u16("HttpStatusRange.max", range.max)?)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_that_cannot_be_meant_costs_the_retries_and_nothing_else() {
+        let ttl = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        let check = |retry_ratio, ttl, is_good: bool| {
+            let budget = wire::RetryBudget { retry_ratio, min_retries_per_second: 10, ttl };
+            let message = wire::DestinationProfile {
+                fully_qualified_name: "web".to_owned(),
+                retry_budget: Some(budget.clone()),
+                ..wire::DestinationProfile::default()
+            };
+            let (profile, problems) = from_wire(message).unwrap();
+            assert_eq!(profile.name.as_deref(), Some("web"), "{budget:?}");
+            assert_eq!(profile.retry_budget.is_some(), is_good, "{budget:?}");
+            assert_eq!(problems.is_empty(), is_good, "{budget:?}: {problems:?}");
+        };
+        check(0.2, ttl(10), true);
+        check(0.0, ttl(1), true);
+        check(1000.0, ttl(60), true);
+        check(-0.1, ttl(10), false);
+        check(1000.1, ttl(10), false);
+        check(f32::NAN, ttl(10), false);
+        check(f32::INFINITY, ttl(10), false);
+        check(0.2, None, false);
+        check(0.2, ttl(0), false);
+        check(0.2, ttl(-1), false);
+        check(0.2, ttl(61), false);
+        check(0.2, ttl(1000), false);
+    }
 }

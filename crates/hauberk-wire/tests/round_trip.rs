@@ -92,13 +92,11 @@ fn profile_route() -> impl Strategy<Value = ProfileRoute> {
 }
 
 fn any_profile() -> impl Strategy<Value = Profile> {
-    let budget = (0f32..1000.0, any::<u32>(), duration()).prop_map(
-        |(retry_ratio, min_retries_per_second, ttl)| RetryBudget {
-            retry_ratio,
-            min_retries_per_second,
-            ttl,
-        },
-    );
+    let ttl = (1_000u64..=60_000).prop_map(std::time::Duration::from_millis);
+    let budget =
+        (0f32..1000.0, any::<u32>(), ttl).prop_map(|(retry_ratio, min_retries_per_second, ttl)| {
+            RetryBudget { retry_ratio, min_retries_per_second, ttl }
+        });
     let target = (authority(), any::<u32>(), of(meta()))
         .prop_map(|(authority, weight, backend)| WeightedTarget { authority, weight, backend });
     let parts = (
