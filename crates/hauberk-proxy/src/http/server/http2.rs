@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::server::{Connection, Handshake, SendResponse};
 use hauberk_process::Spawner;
 use http::header::{CONTENT_LENGTH, TE, TRANSFER_ENCODING};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method, Request};
 use http_body::Body as _;
 
 use super::Answered;
@@ -118,7 +118,11 @@ where
                     let Some(accepted) = ready!(connection.poll_accept(cx)) else {
                         return Poll::Ready(Ok(()));
                     };
-                    let (request, reply) = accepted?;
+                    let (request, mut reply) = accepted?;
+                    if !has_path(&request) {
+                        reply.send_reset(h2::Reason::PROTOCOL_ERROR);
+                        continue;
+                    }
                     let (head, stream) = request.into_parts();
                     let body = Incoming::stream(stream, &head.headers, None);
                     // Boxed, because the tasks around it would move the future several times.
@@ -128,6 +132,13 @@ where
             }
         }
     }
+}
+
+/// Whether the request says what it asks for: a path, or `*`; only `CONNECT` has neither (RFC 9113 section 8.3.1). h2
+/// leaves this to us, and a target such as `x` would mean to an HTTP/1 application whatever it likes.
+fn has_path<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    request.method() == Method::CONNECT || path.starts_with('/') || path == "*"
 }
 
 async fn serve_stream<F>(mut answering: Pin<Box<F>>, mut reply: SendResponse<Bytes>)
