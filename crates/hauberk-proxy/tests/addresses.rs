@@ -1,4 +1,4 @@
-//! Addresses of both families, and endpoints in one's own pod.
+//! Addresses of both families, endpoints in one's own pod, and names.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -7,7 +7,8 @@ mod support;
 use hauberk_model::{Endpoint, endpoints::ProtocolHint};
 use hauberk_proxy::run::Capture;
 use support::{
-    Control, SERVICE, authority, captured_for, http as web, identity, meshed, sidecar_with,
+    Control, SERVICE, authority, captured_for, captured_in_for, http as web, identity, meshed,
+    sidecar_with,
 };
 
 #[tokio::test]
@@ -59,6 +60,28 @@ async fn what_is_in_ones_own_pod_is_reached_without_the_mesh() {
     let labels = ["direction=\"outbound\"", "no_tls_reason=\"loopback\"", "peer=\"dst\""];
     myself.metric("tcp_open_total", &labels, "1").await;
     myself.end().await;
+}
+
+#[tokio::test]
+async fn authorities_are_labels_only_for_who_wants_them() {
+    let control = Control::start();
+    let application = web::echo("web").await;
+    let wanted = [("INBOUND_METRICS_AUTHORITY_LABELS", "unsafe")];
+    for changes in [&[][..], &wanted] {
+        let server = sidecar_with(&control, "server", captured_in_for(application), changes).await;
+        let answer = web::get(server.inbound, &[]).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let (status, _) = web::get2(server.inbound, &[]).await;
+        assert_eq!(status, 200);
+        server.metric("request_total", &["direction=\"inbound\""], "2").await;
+        let page = server.admin_get("/metrics").await;
+        let names = |line: &&str| {
+            line.starts_with("request_total{") && line.contains("authority=\"asked\"")
+        };
+        let count = page.lines().filter(names).count();
+        assert_eq!(count, usize::from(!changes.is_empty()), "{page}");
+        server.end().await;
+    }
 }
 
 #[tokio::test]

@@ -76,6 +76,9 @@ pub struct Application {
     used: Cell<Instant>,
 }
 
+/// Counters that a connection keeps at hand; more are looked up for each request.
+const COUNTERS_MAX: usize = 32;
+
 /// A compiled inbound policy.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -162,6 +165,8 @@ struct Counters {
     route: usize,
     /// The authorization's place among those of the table that is kept beside.
     authorization: usize,
+    /// Whom the request asked, where metrics say so.
+    authority: Option<Box<str>>,
     allow: Counter,
     of_route: Rc<RouteSeries>,
     series: Rc<Series>,
@@ -235,7 +240,7 @@ impl Connection {
         let (mut parts, body) = request.into_parts();
         self.clean(&mut parts);
         let found = table.find(&parts).ok_or_else(|| self.no_route(&table))?;
-        let counters = self.authorize(&table, found)?;
+        let counters = self.authorize(&table, found, &parts)?;
         counters.allow.inc();
         let filters = table.filters(found);
         let random = || worker.random.borrow_mut().random();
@@ -348,7 +353,12 @@ impl Connection {
     }
 
     /// The counters of the authorization that permits the request.
-    fn authorize(&self, table: &Rc<Table>, found: Found) -> Result<Rc<Counters>, Failure> {
+    fn authorize(
+        &self,
+        table: &Rc<Table>,
+        found: Found,
+        parts: &Parts,
+    ) -> Result<Rc<Counters>, Failure> {
         let permitted = table.authorizations(found.route);
         let Decision::Allow(allowed) = authorize(permitted, &self.facts.peer()) else {
             let route = table.route(found.route);
@@ -368,17 +378,32 @@ impl Connection {
         if resolved.table.as_ref().is_none_or(|known| !Rc::ptr_eq(known, table)) {
             *resolved = Resolved { table: Some(Rc::clone(table)), counters: Vec::new() };
         }
-        let is_known =
-            |c: &&Rc<Counters>| c.route == found.route && c.authorization == authorization;
+        // Anybody can make up authorities, so the label is there only for who wants it all the same.
+        let wants_authority = self.worker.config.inbound.authority_labels;
+        let authority = wants_authority.then(|| authority(parts)).flatten();
+        let is_known = |c: &&Rc<Counters>| {
+            c.route == found.route
+                && c.authorization == authorization
+                && c.authority.as_deref() == authority
+        };
         if let Some(counters) = resolved.counters.iter().find(is_known) {
             return Ok(Rc::clone(counters));
         }
-        let counters = Rc::new(self.counters(table, found.route, allowed));
+        let counters = Rc::new(self.counters(table, found.route, allowed, authority));
+        if resolved.counters.len() >= COUNTERS_MAX {
+            resolved.counters.clear();
+        }
         resolved.counters.push(Rc::clone(&counters));
         Ok(counters)
     }
 
-    fn counters(&self, table: &Table, route: usize, allowed: &Authorization) -> Counters {
+    fn counters(
+        &self,
+        table: &Table,
+        route: usize,
+        allowed: &Authorization,
+        authority: Option<&str>,
+    ) -> Counters {
         let families = &self.worker.metrics.http;
         let server = &table.policy.server;
         let meta = table.route(route);
@@ -398,8 +423,11 @@ impl Connection {
             .with("parent_name", server.name().to_owned())
             .with("parent_port", port.to_string())
             .inbound_route(meta);
-        let series = Labels::new()
-            .direction(Direction::Inbound)
+        let mut series = Labels::new().direction(Direction::Inbound);
+        if let Some(authority) = authority {
+            series = series.with("authority", authority.to_owned());
+        }
+        let series = series
             .target(self.facts.original_dst)
             .tls_accepted(&self.facts.tls)
             .server(server, port)
@@ -408,6 +436,7 @@ impl Connection {
         Counters {
             route,
             authorization: std::ptr::from_ref(allowed).addr(),
+            authority: authority.map(Into::into),
             allow: families.inbound_allow.get_or_create_owned(&allow),
             of_route: Rc::new(of_route.series(parent)),
             series: Rc::new(families.series(series)),
@@ -467,6 +496,12 @@ fn is_unsent(failure: &Failure) -> bool {
     matches!(failure.what, What::Connect { .. } | What::ConnectTimeout { .. } | What::FailFast(_))
 }
 
+/// Whom a request asks, by its target or else its `host`.
+fn authority(parts: &Parts) -> Option<&str> {
+    let header = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    parts.uri.authority().map(|authority| authority.as_str()).or_else(header)
+}
+
 impl Table {
     /// Compiles `policy`; what has been used of a rate limit that `known` had too is kept.
     pub(crate) fn new(policy: Arc<InboundPolicy>, known: Option<&Table>, workers: usize) -> Self {
@@ -500,9 +535,7 @@ impl Table {
 
     /// The best rule for a request.
     pub(crate) fn find(&self, parts: &Parts) -> Option<Found> {
-        let header = || parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let authority = parts.uri.authority().map(|authority| authority.as_str()).or_else(header);
-        let host = host_of(authority.unwrap_or(""));
+        let host = host_of(authority(parts).unwrap_or(""));
         match &self.routes {
             Kind::Http(routes) => routes.find(host, parts),
             Kind::Grpc(routes) => routes.find(host, parts),
