@@ -8,10 +8,8 @@ use hauberk_identity::Alpn;
 use hauberk_model::{
     Meta,
     endpoints::Labels,
-    outbound::{Distribution, HttpPolicy, HttpRoute, OutboundProtocol, RouteBackend, RuleAction},
-    route::{Route, Rule},
+    outbound::{HttpPolicy, HttpRoute, OutboundProtocol},
     tap::{Tap, TapDirection, TapEnd, TapEvent, TapMatch, TapMoment, TextMatch},
-    timeout::Timeouts,
 };
 use hauberk_wire::{
     api::tap::{self as api, tap_client::TapClient},
@@ -212,17 +210,8 @@ async fn loopback_may_watch_and_sees_why_a_grpc_call_failed() {
 
 /// One route to the endpoints of [`authority`].
 fn http_route() -> HttpRoute {
-    let backend = RouteBackend { filters: Vec::new(), backend: backend() };
-    let action = RuleAction {
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![backend]),
-        timeouts: Timeouts::default(),
-        retry: None,
-        allow_l5d_request_headers: false,
-    };
-    let rules = vec![Rule { matches: Vec::new(), action }];
     let meta = Meta::resource("gateway.networking.k8s.io", "HTTPRoute", "test", "votes");
-    HttpRoute { meta, route: Route { hosts: Vec::new(), rules } }
+    hauberk_testkit::policy::http_route(meta, Vec::new(), backend())
 }
 
 #[tokio::test]

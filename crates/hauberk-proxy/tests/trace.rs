@@ -6,9 +6,7 @@ mod support;
 
 use hauberk_model::{
     Meta,
-    outbound::{Distribution, HttpPolicy, HttpRoute, OutboundProtocol, RouteBackend, RuleAction},
-    route::{Route, Rule},
-    timeout::Timeouts,
+    outbound::{HttpPolicy, HttpRoute, OutboundProtocol},
 };
 use hauberk_process::{Shutdown, Tasks};
 use hauberk_proxy::telemetry::trace::otlp::{
@@ -92,16 +90,7 @@ async fn application() -> (SocketAddr, mpsc::Receiver<String>) {
 }
 
 fn http_route() -> HttpRoute {
-    let backend = RouteBackend { filters: Vec::new(), backend: backend() };
-    let action = RuleAction {
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![backend]),
-        timeouts: Timeouts::default(),
-        retry: None,
-        allow_l5d_request_headers: false,
-    };
-    let rules = vec![Rule { matches: Vec::new(), action }];
-    HttpRoute { meta: Meta::default("http"), route: Route { hosts: Vec::new(), rules } }
+    hauberk_testkit::policy::http_route(Meta::default("http"), Vec::new(), backend())
 }
 
 /// The head that the application got for a request with `headers` that passed both proxies, and the spans of each.

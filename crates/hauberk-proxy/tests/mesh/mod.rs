@@ -16,11 +16,8 @@ use hauberk_model::endpoints::{EndpointTls, ProtocolHint};
 use hauberk_model::failure_accrual::FailureAccrual;
 use hauberk_model::inbound::InboundPolicy;
 use hauberk_model::outbound::{
-    Backend, BackendTarget, Distribution, HttpPolicy, HttpRoute, Load, OutboundPolicy,
-    OutboundProtocol, Queue, RouteBackend, RuleAction,
+    Backend, BackendTarget, HttpPolicy, HttpRoute, OutboundPolicy, OutboundProtocol, Queue,
 };
-use hauberk_model::route::{Route, Rule};
-use hauberk_model::timeout::Timeouts;
 use hauberk_model::{Authority, Endpoint, Endpoints, Meta, Port, WorkloadId};
 use hauberk_process::metrics::Metrics as Registry;
 use hauberk_process::{Shutdown, Tasks};
@@ -34,6 +31,7 @@ use hauberk_proxy::tls::Identity;
 use hauberk_proxy::worker::{Parts, Worker};
 use hauberk_proxy::{inbound, outbound, settings};
 use hauberk_testkit::ca::TestCa;
+use hauberk_testkit::policy;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -227,38 +225,21 @@ pub(crate) fn authority() -> Authority {
 
 /// A route to the service.
 pub(crate) fn route(matches: Vec<hauberk_model::route::http::HttpMatch>) -> HttpRoute {
-    let target = BackendTarget::Balance {
-        authority: authority(),
-        load: Load::default(),
-        balancing: Arc::default(),
-    };
-    route_by(matches, target)
+    let backend = policy::balanced(Meta::service("default", "web-svc", Port::new(80)), authority());
+    policy::http_route(Meta::default("default"), matches, backend)
 }
 
 /// A route to one address, without discovery.
 pub(crate) fn route_to(address: SocketAddr) -> HttpRoute {
-    route_by(Vec::new(), BackendTarget::Forward(Arc::new(Endpoint::bare(address))))
+    forward_to(Endpoint::bare(address))
 }
 
-fn route_by(
-    matches: Vec<hauberk_model::route::http::HttpMatch>,
-    target: BackendTarget,
-) -> HttpRoute {
-    let backend = Backend {
-        meta: Meta::service("default", "web-svc", Port::new(80)),
-        target,
-        queue: Queue::default(),
-    };
-    let backend = RouteBackend { filters: Vec::new(), backend: Arc::new(backend) };
-    let action = RuleAction {
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![backend]),
-        timeouts: Timeouts::default(),
-        retry: None,
-        allow_l5d_request_headers: false,
-    };
-    let rules = vec![Rule { matches, action }];
-    HttpRoute { meta: Meta::default("default"), route: Route { hosts: Vec::new(), rules } }
+/// The same to an address of which more is known.
+pub(crate) fn forward_to(endpoint: Endpoint) -> HttpRoute {
+    let target = BackendTarget::Forward(Arc::new(endpoint));
+    let meta = Meta::service("default", "web-svc", Port::new(80));
+    let backend = Arc::new(Backend { meta, target, queue: Queue::default() });
+    policy::http_route(Meta::default("default"), Vec::new(), backend)
 }
 
 fn stranger(application: SocketAddr) -> Facts {

@@ -1,21 +1,15 @@
 //! HTTP over real sockets: an application that says what it was asked, and clients.
 
-use super::{Backend, Control, OutboundProtocol, policy, within};
+use super::{Control, within};
 use bytes::Bytes;
-use hauberk_model::{
-    Authority, Meta, OutboundPolicy, Port,
-    outbound::{
-        BackendTarget, Distribution, HttpPolicy, HttpRoute, Load, Queue, RouteBackend, RuleAction,
-    },
-    route::{Route, Rule},
-    timeout::Timeouts,
-};
+use hauberk_model::{Authority, Meta, OutboundPolicy, Port};
 use hauberk_process::{Shutdown, Tasks};
+use hauberk_testkit::policy;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -29,37 +23,8 @@ pub fn name(service: &str, port: u16) -> Authority {
 /// Requests, in either version, and opaque bytes, balanced over an authority.
 pub fn to(authority: Authority) -> OutboundPolicy {
     let parent = Meta::service("test", authority.host(), Some(authority.port()));
-    let backend = Arc::new(Backend {
-        meta: parent.clone(),
-        target: BackendTarget::Balance {
-            authority,
-            load: Load::default(),
-            balancing: Arc::default(),
-        },
-        queue: Queue::default(),
-    });
-    let to_backend = RouteBackend { filters: Vec::new(), backend: Arc::clone(&backend) };
-    let action = RuleAction {
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![to_backend]),
-        timeouts: Timeouts::default(),
-        retry: None,
-        allow_l5d_request_headers: false,
-    };
-    let rules = vec![Rule { matches: Vec::new(), action }];
-    let route =
-        HttpRoute { meta: Meta::default("http"), route: Route { hosts: Vec::new(), rules } };
-    let http = HttpPolicy { routes: Arc::new([route]), failure_accrual: None };
-    let mut opaque = super::opaque_route();
-    opaque.backends =
-        Distribution::FirstAvailable(vec![RouteBackend { filters: Vec::new(), backend }]);
-    let protocol = OutboundProtocol::Detect {
-        timeout: Duration::from_secs(10),
-        http1: http.clone(),
-        http2: http,
-        opaque: vec![opaque],
-    };
-    OutboundPolicy { parent, ..policy(protocol) }
+    let backend = policy::balanced(parent.clone(), authority);
+    policy::detected(parent, &backend)
 }
 
 /// An application that answers each request, in either version, with its name and the request's head.

@@ -10,10 +10,7 @@ use hauberk_identity::request::Request as CertificateRequest;
 use hauberk_model::{
     Authority, Endpoint, Endpoints, InboundPolicy, Meta, OutboundPolicy, Port, Profile, WorkloadId,
     endpoints::EndpointTls,
-    outbound::{
-        Backend, BackendTarget, Distribution, HttpPolicy, Load, OpaqueRoute, OutboundProtocol,
-        Queue, RouteBackend,
-    },
+    outbound::{Backend, HttpPolicy, OpaqueRoute, OutboundProtocol},
 };
 use hauberk_process::{Shutdown, Tasks, metrics::Metrics as Registry};
 use hauberk_proxy::{
@@ -526,25 +523,12 @@ pub fn authority() -> Authority {
 
 /// A backend that balances over [`authority`].
 pub fn backend() -> Arc<Backend> {
-    Arc::new(Backend {
-        meta: Meta::service("test", "server", Port::new(7000)),
-        target: BackendTarget::Balance {
-            authority: authority(),
-            load: Load::default(),
-            balancing: Arc::default(),
-        },
-        queue: Queue::default(),
-    })
+    hauberk_testkit::policy::balanced(Meta::service("test", "server", Port::new(7000)), authority())
 }
 
 /// A route for opaque bytes to [`backend`].
 pub fn opaque_route() -> OpaqueRoute {
-    let to_backend = RouteBackend { filters: Vec::new(), backend: backend() };
-    OpaqueRoute {
-        meta: Meta::default("opaque"),
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![to_backend]),
-    }
+    hauberk_testkit::policy::opaque_route(Meta::default("opaque"), backend())
 }
 
 /// A policy for [`SERVICE`].
