@@ -23,6 +23,8 @@ pub mod corked;
 pub mod exchange;
 pub mod failure;
 pub mod filter;
+#[cfg(test)]
+mod frames;
 pub mod headers;
 pub mod health;
 pub mod incoming;

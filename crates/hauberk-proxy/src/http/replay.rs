@@ -177,43 +177,9 @@ impl<B> Inner<B> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frames::{Frames, frames};
     use super::*;
     use futures::FutureExt;
-    use std::collections::VecDeque;
-    use std::convert::Infallible;
-
-    /// Frames that are here already; pending after them unless ended.
-    struct Frames(VecDeque<Frame<Bytes>>, bool);
-
-    impl Body for Frames {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            match self.0.pop_front() {
-                Some(frame) => Poll::Ready(Some(Ok(frame))),
-                None if self.1 => Poll::Ready(None),
-                None => Poll::Pending,
-            }
-        }
-
-        fn size_hint(&self) -> SizeHint {
-            let data = self.0.iter().filter_map(|frame| frame.data_ref());
-            let mut hint = SizeHint::new();
-            hint.set_lower(data.map(|data| data.len() as u64).sum());
-            hint
-        }
-    }
-
-    fn frames(texts: &[&'static str], is_ended: bool) -> Frames {
-        Frames(
-            texts.iter().map(|text| Frame::data(Bytes::from_static(text.as_bytes()))).collect(),
-            is_ended,
-        )
-    }
 
     /// Everything a reader gives now, and whether it has ended.
     fn read(reader: &mut Reader<Frames>) -> (String, bool) {
@@ -235,7 +201,7 @@ mod tests {
     #[test]
     fn gives_the_same_again() {
         let mut body = frames(&["ab", "cd"], true);
-        body.0.push_back(Frame::trailers(HeaderMap::new()));
+        body.left.push_back(Frame::trailers(HeaderMap::new()));
         let replay = Replay::new(body, 4).unwrap_or_else(|_| unreachable!());
         let mut first = replay.reader();
         assert_eq!(read(&mut first), ("abcd|trailers".to_owned(), true));
@@ -261,10 +227,10 @@ mod tests {
     fn what_is_too_long_is_not_kept() {
         assert!(Replay::new(frames(&["abcde"], true), 4).is_err(), "known to be too long");
         let mut unknown = frames(&["ab"], true);
-        unknown.0.push_back(Frame::data(Bytes::from_static(b"")));
+        unknown.left.push_back(Frame::data(Bytes::from_static(b"")));
         let replay = Replay::new(unknown, 4).unwrap_or_else(|_| unreachable!());
         let mut reader = replay.reader();
-        replay.inner.borrow_mut().source.0.push_back(Frame::data(Bytes::from_static(b"cdef")));
+        replay.inner.borrow_mut().source.left.push_back(Frame::data(Bytes::from_static(b"cdef")));
         assert_eq!(read(&mut reader), ("abcdef".to_owned(), true));
         assert!(!replay.is_repeatable());
         assert_eq!(replay.inner.borrow().kept.len(), 0, "and its memory is given back");

@@ -203,35 +203,9 @@ impl Body for Copy {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frames::frames;
     use super::*;
     use futures::FutureExt;
-    use std::convert::Infallible;
-
-    /// Frames that are here already; pending after them unless ended.
-    struct Frames(VecDeque<Frame<Bytes>>, bool);
-
-    impl Body for Frames {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            match self.0.pop_front() {
-                Some(frame) => Poll::Ready(Some(Ok(frame))),
-                None if self.1 => Poll::Ready(None),
-                None => Poll::Pending,
-            }
-        }
-    }
-
-    fn frames(pieces: &[&'static [u8]], is_ended: bool) -> Frames {
-        Frames(
-            pieces.iter().map(|piece| Frame::data(Bytes::from_static(piece))).collect(),
-            is_ended,
-        )
-    }
 
     /// Everything a body gives now, and how it goes on.
     fn read<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> String {
@@ -253,7 +227,7 @@ mod tests {
     #[test]
     fn copies_get_what_the_original_gives() {
         let mut source = frames(&[b"ab", b"cd"], true);
-        source.0.push_back(Frame::trailers(HeaderMap::new()));
+        source.left.push_back(Frame::trailers(HeaderMap::new()));
         let tee = Rc::new(Tee::default());
         let mut copies = [tee.copy(SizeHint::with_exact(4)), tee.copy(SizeHint::default())];
         let mut original = Original::new(source, Some(tee));
