@@ -27,6 +27,33 @@ fn an_application_that_is_not_there_is_answered() {
     }
 }
 
+/// What a proxy answers by itself is read whole by a client that is still sending.
+#[test]
+fn a_client_that_is_still_sending_reads_the_answer() {
+    let Some(world) = world("failures") else { return };
+    let port = port();
+    for way in WAYS {
+        let mut reader = std::io::BufReader::new(world.connect(way, port));
+        let mut sending = reader.get_ref().try_clone().unwrap();
+        let head = "POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 3000000\r\n\r\n";
+        let sender = std::thread::spawn(move || {
+            // It may be cut off, but not before the answer.
+            let _ = sending.write_all(head.as_bytes());
+            for _ in 0..300 {
+                if sending.write_all(&[b'x'; 10_000]).is_err() {
+                    return;
+                }
+            }
+        });
+        let answer = crate::message::Message::read(&mut reader, Kind::Response);
+        let answer = answer.unwrap_or_else(|error| panic!("{way:?}: {error}"));
+        let answer = answer.expect("an answer before the end");
+        assert!([502, 503, 504].contains(&answer.status()), "{way:?}: {}", answer.head);
+        drop(reader);
+        sender.join().unwrap();
+    }
+}
+
 /// A request waits for an application that begins to listen a moment later.
 #[test]
 fn an_application_that_comes_late_is_waited_for() {

@@ -1,11 +1,11 @@
 //! HTTP/2 clients that mean harm: each meets a bound, and others are served meanwhile.
 
 use crate::frames::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Ended, HEADERS, PING, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, ended, field, frame, get, number, open, read_until,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Ended, Frame, HEADERS, PING, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, ended, field, frame, get, number, open, read_until,
 };
 use crate::http2::{fetch, simple};
-use crate::world::{Way, World, alone, world};
+use crate::world::{PATIENCE, Way, World, alone, world};
 use std::{
     io::Write,
     net::TcpStream,
@@ -44,6 +44,13 @@ fn check(world: &World, attack: impl Fn(&World, Way, TcpStream) + Sync) {
                 std::panic::resume_unwind(panic);
             }
         });
+    }
+}
+
+/// Answers a PING as a living client does; other frames need no answer.
+fn answer_ping(socket: &mut TcpStream, got: &Frame) {
+    if got.kind == PING && got.flags & ACK == 0 {
+        socket.write_all(&frame(PING, ACK, 0, &got.payload)).unwrap();
     }
 }
 
@@ -169,10 +176,12 @@ fn floods_that_mean_nothing_are_bounded() {
 /// A client that grants no window gets heads and no bodies, and what waits for it is bounded.
 #[test]
 fn clients_without_a_window_hold_little() {
+    // All together are more than a proxy may keep.
+    const BODY_BYTES: usize = 600_000;
     let Some(world) = world("http2_abuse") else { return };
     let port = crate::http2::application(world, async |_, mut respond| {
         if let Ok(mut body) = respond.send_response(http::Response::new(()), false) {
-            let _ = body.send_data(bytes::Bytes::from(vec![0; 1_000_000]), true);
+            let _ = body.send_data(bytes::Bytes::from(vec![0; BODY_BYTES]), true);
         }
     });
     check(world, |world, way, _| {
@@ -181,13 +190,34 @@ fn clients_without_a_window_hold_little() {
             let request = frame(HEADERS, END_HEADERS | END_STREAM, n * 2 + 1, &get("/"));
             socket.write_all(&request).unwrap();
         }
+        let mut answering = socket.try_clone().unwrap();
         let mut heads = 0;
         let last = read_until(&mut socket, |frame| {
             assert!(frame.kind != DATA || frame.payload.is_empty(), "{way:?}: there is no window");
+            // Who does not answer is taken for dead, and this client lives.
+            answer_ping(&mut answering, frame);
             heads += u32::from(frame.kind == HEADERS);
             heads == 100
         });
         last.unwrap_or_else(|error| panic!("{way:?}: {heads} heads, then {error}"));
+        // With a window, what waited comes, and whole.
+        let enough = 1_u32 << 30;
+        let start = Instant::now();
+        for stream in std::iter::once(0).chain((0..100).map(|n| n * 2 + 1)) {
+            answering.write_all(&frame(WINDOW_UPDATE, 0, stream, &enough.to_be_bytes())).unwrap();
+        }
+        let (mut bytes, mut ended) = (0, 0);
+        let last = read_until(&mut socket, |frame| {
+            answer_ping(&mut answering, frame);
+            if frame.kind == DATA {
+                bytes += frame.payload.len();
+                ended += usize::from(frame.flags & END_STREAM != 0);
+            }
+            // PINGs go on for ever.
+            ended == 100 || start.elapsed() > PATIENCE
+        });
+        last.unwrap_or_else(|error| panic!("{way:?}: {bytes} bytes, then {error}"));
+        assert_eq!((bytes, ended), (100 * BODY_BYTES, 100), "{way:?}");
     });
 }
 
@@ -233,6 +263,10 @@ fn malformed_heads_are_not_passed_on() {
         }
     });
     let with = |name: &str, value: &str| [get("/odd"), field(name, value)].concat();
+    let request = |fields: &[(&str, &str)]| {
+        let rest = fields.iter().flat_map(|(name, value)| field(name, value));
+        field(":method", "GET").into_iter().chain(rest).collect::<Vec<_>>()
+    };
     let cases = [
         ("a name in capitals", with("X-Odd", "1")),
         ("a line break in a value", with("x-odd", "1\r\nhost: evil")),
@@ -248,10 +282,13 @@ fn malformed_heads_are_not_passed_on() {
         ),
         ("an unknown pseudo field", with(":odd", "1")),
         ("a status in a request", with(":status", "200")),
-        (
-            "an empty path",
-            [field(":method", "GET"), field(":scheme", "http"), field(":path", "")].concat(),
-        ),
+        ("an empty path", request(&[(":scheme", "http"), (":path", "")])),
+        ("no path", request(&[(":scheme", "http")])),
+        ("no path beside an authority", request(&[(":scheme", "http"), (":authority", "web")])),
+        ("no path to post to", [field(":method", "POST"), field(":scheme", "http")].concat()),
+        ("a path without its slash", request(&[(":scheme", "http"), (":path", "odd")])),
+        ("no scheme", request(&[(":path", "/odd")])),
+        ("no method", [field(":scheme", "http"), field(":path", "/odd")].concat()),
         ("a length that is not the body's", with("content-length", "5")),
     ];
     for way in FIRST {
@@ -263,10 +300,11 @@ fn malformed_heads_are_not_passed_on() {
             });
             let got = seen.swap(0, std::sync::atomic::Ordering::Relaxed);
             assert_eq!(got, 0, "{way:?} {name}: it reached the application");
-            if let Ok(answer) = answer {
-                let ok = answer.kind == HEADERS && answer.payload.first() == Some(&0x88);
-                assert!(!ok, "{way:?} {name}: answered 200");
-            }
+            // Malformed, and not merely refused (RFC 9113 section 8.1.1).
+            let answer = answer.unwrap_or_else(|error| panic!("{way:?} {name}: {error}"));
+            assert_ne!(answer.kind, HEADERS, "{way:?} {name}: {answer:?}");
+            let at = if answer.kind == RST_STREAM { 0 } else { 4 };
+            assert_ne!(answer.payload[at..at + 4], [0; 4], "{way:?} {name}: {answer:?}");
         }
         assert_eq!(fetch(world, way, port, "/calm").0, 200, "{way:?}");
     }
