@@ -4,9 +4,9 @@ use crate::frames;
 use crate::world::{PATIENCE, WAYS, Way, World, alone, port, world};
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, client::SendRequest};
+use h2::{Reason, RecvStream, SendStream, client::SendRequest};
 use http::{Request, Response};
-use std::{net::TcpStream, rc::Rc};
+use std::{net::TcpStream, time::Duration};
 
 /// Runs tasks of one thread to the end of `act`, for at most [`PATIENCE`].
 pub(crate) fn run<T>(act: impl Future<Output = T>) -> T {
@@ -46,9 +46,30 @@ pub(crate) async fn collect(mut body: RecvStream) -> Result<(Vec<u8>, Option<Str
     Ok((bytes, sum))
 }
 
+/// Sends a whole body, as the window allows.
+pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut body: &[u8]) {
+    while !body.is_empty() {
+        stream.reserve_capacity(body.len().min(16 * 1024));
+        // Who has answered already may not want the rest.
+        let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
+            return;
+        };
+        let (now, rest) = body.split_at(room.min(body.len()));
+        body = rest;
+        if stream.send_data(Bytes::copy_from_slice(now), false).is_err() {
+            return;
+        }
+    }
+    let _ = stream.send_data(Bytes::new(), true);
+}
+
 /// One request over a connection of its own.
 pub(crate) fn fetch(world: &World, way: Way, port: u16, path: &str) -> (u16, Vec<u8>) {
-    let socket = world.connect(way, port);
+    fetch_over(world.connect(way, port), path)
+}
+
+/// The one request over a connection.
+pub(crate) fn fetch_over(socket: TcpStream, path: &str) -> (u16, Vec<u8>) {
     run(async {
         let mut sender = client(socket).await;
         let (response, _) = sender.send_request(get(path), true).unwrap();
@@ -65,21 +86,28 @@ pub(crate) fn application<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    world.serve(port(), move |socket| {
-        let answer = Rc::new(answer.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async move {
-            socket.set_nonblocking(true).unwrap();
-            let socket = tokio::net::TcpStream::from_std(socket).unwrap();
-            let mut builder = h2::server::Builder::new();
-            builder.max_concurrent_reset_streams(100_000);
-            builder.max_pending_accept_reset_streams(100_000);
-            let Ok(mut connection) = builder.handshake(socket).await else { return };
-            while let Some(Ok((request, respond))) = connection.accept().await {
-                tokio::task::spawn_local(answer(request, respond));
-            }
-        });
-    })
+    world.serve(port(), move |socket| serve(socket, answer.clone()))
+}
+
+/// An application's side of one connection, to its end; `answer` gets each request.
+pub(crate) fn serve<F>(
+    socket: TcpStream,
+    answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async move {
+        socket.set_nonblocking(true).unwrap();
+        let socket = tokio::net::TcpStream::from_std(socket).unwrap();
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_reset_streams(100_000);
+        builder.max_pending_accept_reset_streams(100_000);
+        let Ok(mut connection) = builder.handshake(socket).await else { return };
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            tokio::task::spawn_local(answer(request, respond));
+        }
+    });
 }
 
 /// An application that answers `ok` to a request that has ended.
@@ -128,7 +156,7 @@ fn resets_keep_their_code() {
                 let got = loop {
                     match seen.try_recv() {
                         Ok(got) => break got,
-                        Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                     }
                 };
                 // A proxy may call any end by the client CANCEL.
@@ -205,41 +233,53 @@ fn a_goaway_of_the_application_loses_nothing() {
     }
 }
 
-/// A stream nobody reads does not stop the others of its connection.
-#[test]
-fn a_stalled_stream_stops_no_other() {
-    let Some(world) = world("http2") else { return };
-    let port = application(world, async |request, mut respond| {
+/// An application whose answers to `/endless` have no end; others are `ok`.
+fn endless(world: &World) -> u16 {
+    application(world, async |request, mut respond| {
         let mut body = respond.send_response(Response::new(()), false).unwrap();
         if request.uri().path() == "/small" {
             body.send_data(Bytes::from_static(b"ok"), true).unwrap();
             return;
         }
-        let piece = Bytes::from(vec![0; 16 * 1024]);
+        let piece = [0; 16 * 1024];
         loop {
             body.reserve_capacity(piece.len());
             match std::future::poll_fn(|cx| body.poll_capacity(cx)).await {
                 Some(Ok(room)) if room > 0 => {
-                    if body.send_data(piece.slice(..room.min(piece.len())), false).is_err() {
+                    let piece = Bytes::copy_from_slice(&piece[..room.min(piece.len())]);
+                    if body.send_data(piece, false).is_err() {
                         return;
                     }
                 }
                 _ => return,
             }
         }
-    });
+    })
+}
+
+/// That many answers without end, of which nobody reads more than the head.
+async fn stall(sender: &SendRequest<Bytes>, streams: usize) -> Vec<Response<RecvStream>> {
+    let mut stalled = Vec::new();
+    for _ in 0..streams {
+        let mut sender = sender.clone().ready().await.unwrap();
+        let (response, _) = sender.send_request(get("/endless"), true).unwrap();
+        stalled.push(response.await.unwrap());
+    }
+    stalled
+}
+
+/// A stream nobody reads does not stop the others of its connection.
+#[test]
+fn a_stalled_stream_stops_no_other() {
+    let Some(world) = world("http2") else { return };
+    let port = endless(world);
     let _alone = alone();
     for way in WAYS {
         let before: u64 = world.proxies(way).iter().map(|proxy| proxy.memory()).sum();
         let socket = world.connect(way, port);
         run(async {
             let mut sender = client(socket).await;
-            let mut stalled = Vec::new();
-            for _ in 0..4 {
-                sender = sender.ready().await.unwrap();
-                let (response, _) = sender.send_request(get("/endless"), true).unwrap();
-                stalled.push(response.await.unwrap());
-            }
+            let _stalled = stall(&sender, 4).await;
             for _ in 0..50 {
                 sender = sender.ready().await.unwrap();
                 let (response, _) = sender.send_request(get("/small"), true).unwrap();
@@ -249,6 +289,53 @@ fn a_stalled_stream_stops_no_other() {
         });
         let after: u64 = world.proxies(way).iter().map(|proxy| proxy.memory()).sum();
         assert!(after < before + 64 * 1024 * 1024, "{way:?}: {before} bytes became {after}");
+    }
+}
+
+/// Requests of several clients share a connection to an endpoint. Stalled streams that together fill
+/// its window, sixteen of them, hold back the bodies of the others, as in linkerd2-proxy v2, until one
+/// of them is let go; fewer hold back nobody.
+#[test]
+fn sixteen_stalled_streams_hold_back_a_shared_connection() {
+    let Some(world) = world("http2") else { return };
+    let port = endless(world);
+    let _alone = alone();
+    for way in WAYS {
+        let hog = world.connect(way, port);
+        run(async {
+            let hog = client(hog).await;
+            let few = stall(&hog, 8).await;
+            // Long enough that their windows are full.
+            for _ in 0..20 {
+                assert!(small(world, way, port, PATIENCE / 2).await, "{way:?}: held back by few");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let many = stall(&hog, 16).await;
+            let deadline = tokio::time::Instant::now() + PATIENCE / 4;
+            let mut is_held = false;
+            while !is_held && tokio::time::Instant::now() < deadline {
+                is_held = !small(world, way, port, Duration::from_millis(500)).await;
+            }
+            // Another proxy may do better; ours does not yet, and its gaps say so.
+            let is_ours = std::env::var_os("HAUBERK_PROXY_UNDER_TEST").is_none();
+            assert!(
+                is_held || !is_ours,
+                "{way:?}: nobody is held back any more: mend docs/gaps.md"
+            );
+            drop((few, many));
+            assert!(small(world, way, port, PATIENCE / 2).await, "{way:?}: held back by nobody");
+        });
+    }
+}
+
+/// Whether another client is answered in time, body and all.
+async fn small(world: &World, way: Way, port: u16, limit: Duration) -> bool {
+    let mut sender = client(world.connect(way, port)).await;
+    let (response, _) = sender.send_request(get("/small"), true).unwrap();
+    let answered = async { collect(response.await.unwrap().into_body()).await.unwrap().0 };
+    match tokio::time::timeout(limit, answered).await {
+        Ok(body) => body == b"ok",
+        Err(_elapsed) => false,
     }
 }
 

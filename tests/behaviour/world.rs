@@ -8,6 +8,7 @@
 //! started as the injected container is, with the same settings, by `hauberk local up
 //! --proxy-program`.
 
+use crate::script::{self, Script};
 use std::{
     fs::File,
     io::{Read, Write},
@@ -29,8 +30,11 @@ const SERVICES: [(&str, &str, &str); 2] =
     [("server", "10.96.77.1", "enabled"), ("bare", "10.96.77.2", "disabled")];
 
 /// Ports where the protocol is found out, and ports that are declared opaque.
-const DETECTED_PORTS: std::ops::Range<u16> = 7000..7099;
-const OPAQUE_PORTS: std::ops::Range<u16> = 7100..7120;
+const DETECTED_PORTS: std::ops::Range<u16> = 7000..7199;
+const OPAQUE_PORTS: std::ops::Range<u16> = 7200..7220;
+
+/// How long the scripted proxy waits for a client to show what it speaks; elsewhere it is ten seconds.
+pub(crate) const DETECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Every pod of the lab.
 pub(crate) struct World {
@@ -42,6 +46,11 @@ pub(crate) struct World {
     pub(crate) server: Place,
     /// A server without.
     pub(crate) bare: Place,
+    /// An application whose proxy asks `script` instead of the lab's control plane about targets
+    /// and its own ports; its certificate is the lab's.
+    pub(crate) scripted: Place,
+    /// What that proxy is told.
+    pub(crate) script: Script,
 }
 
 /// What a connection passes.
@@ -59,7 +68,7 @@ pub(crate) const WAYS: [Way; 3] = [Way::Both, Way::Outbound, Way::Inbound];
 
 /// The world, made by the first case that asks for it; `None` where namespaces cannot be made.
 pub(crate) fn world(case: &str) -> Option<&'static World> {
-    static WORLD: OnceLock<Option<World>> = OnceLock::new();
+    static WORLD: OnceLock<Option<Result<World, mpsc::RecvError>>> = OnceLock::new();
     let world = WORLD.get_or_init(|| {
         if !can_run("behaviour") {
             return None;
@@ -70,24 +79,31 @@ pub(crate) fn world(case: &str) -> Option<&'static World> {
             let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("behaviour");
             let mut lab = Lab::up_in("behaviour", &manifest(), &[], &folder);
             // What is listed as ready is told to the proxies a moment later.
-            lab.wait("every pod has its address", PATIENCE, |lab| lab.ps().len() == 4);
+            lab.wait("every pod has its address", PATIENCE, |lab| lab.ps().len() == 5);
             let place = |name| Place::of(&lab, name);
+            let scripted = place("scripted");
+            let script = Script::serve(scripted.listen_at(script::ADDRESS));
             let world = World {
+                scripted,
+                script,
                 client: place("client"),
                 outsider: place("outsider"),
                 server: place("server"),
                 bare: place("bare"),
             };
             let _ = sender.send(world);
-            std::thread::park();
-            drop(lab);
+            loop {
+                // It may return early.
+                std::thread::park();
+            }
         });
-        Some(receiver.recv().expect("the lab came up"))
+        Some(receiver.recv())
     });
     if world.is_none() {
         println!("SKIPPED {case}: there is no lab");
     }
-    world.as_ref()
+    // Nobody tries a second time.
+    world.as_ref().map(|world| world.as_ref().expect("the lab came up"))
 }
 
 impl World {
@@ -129,15 +145,7 @@ impl World {
         serve: impl Fn(TcpStream) + Clone + Send + 'static,
     ) -> u16 {
         for place in [&self.server, &self.bare] {
-            let (listener, serve) = (place.listen(port), serve.clone());
-            // It ends with the process; a case that has failed has nobody to join it.
-            std::thread::spawn(move || {
-                for socket in listener.incoming().flatten() {
-                    limit(&socket);
-                    let serve = serve.clone();
-                    std::thread::spawn(move || serve(socket));
-                }
-            });
+            place.serve(port, serve.clone());
         }
         port
     }
@@ -185,18 +193,56 @@ impl Place {
 
     /// A listener on all addresses.
     pub(crate) fn listen(&self, port: u16) -> TcpListener {
-        let listener = self.within(|| TcpListener::bind(("0.0.0.0", port)));
-        listener.unwrap_or_else(|error| panic!("listen on {port}: {error}"))
+        self.listen_at(SocketAddr::from(([0, 0, 0, 0], port)))
+    }
+
+    /// A listener on one address.
+    pub(crate) fn listen_at(&self, address: SocketAddr) -> TcpListener {
+        let listener = self.within(|| TcpListener::bind(address));
+        listener.unwrap_or_else(|error| panic!("listen on {address}: {error}"))
+    }
+
+    /// Starts an application here: `serve` gets each connection, in a thread of its own.
+    pub(crate) fn serve(&self, port: u16, serve: impl Fn(TcpStream) + Clone + Send + 'static) {
+        let listener = self.listen(port);
+        // It ends with the process; a case that has failed has nobody to join it.
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                limit(&socket);
+                let serve = serve.clone();
+                std::thread::spawn(move || serve(socket));
+            }
+        });
     }
 
     /// The proxy's metrics page.
     pub(crate) fn metrics(&self) -> String {
+        self.admin("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+    }
+
+    /// What the proxy's admin port says to a request that closes its connection.
+    pub(crate) fn admin(&self, request: &str) -> String {
         let mut admin = self.connect("127.0.0.1:4191".parse().expect("an address"));
-        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        admin.write_all(request.as_bytes()).expect("ask for metrics");
+        admin.write_all(request.as_bytes()).expect("ask the admin port");
         let mut page = Vec::new();
-        admin.read_to_end(&mut page).expect("read the metrics");
+        admin.read_to_end(&mut page).expect("read its answer");
         String::from_utf8_lossy(&page).into_owned()
+    }
+
+    /// Waits until the samples of a metric whose labels include `labels` sum up to what is wanted.
+    pub(crate) fn counted(&self, metric: &str, labels: &[&str], wanted: impl Fn(f64) -> bool) {
+        let mut last = 0.0;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            last = system_tests::metric(&self.metrics(), metric, labels);
+            if wanted(last) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let page = self.metrics();
+        let lines: Vec<_> = page.lines().filter(|line| line.starts_with(metric)).collect();
+        panic!("{metric} {labels:?} is {last}:\n{}", lines.join("\n"));
     }
 
     /// Bytes of memory that are the proxy's own.
@@ -255,10 +301,27 @@ fn limit(socket: &TcpStream) {
 
 fn manifest() -> String {
     let opaque = format!("{}-{}", OPAQUE_PORTS.start, OPAQUE_PORTS.end - 1);
+    let command = |line: &str| format!("local.hauberk.io/command.linkerd-proxy: {line:?}");
+    let opaque_ports = format!("config.linkerd.io/opaque-ports: {opaque}");
+    let scripted = {
+        let line = match std::env::var("HAUBERK_PROXY_UNDER_TEST") {
+            Ok(other) => {
+                let hauberk = system_tests::binary("hauberk");
+                format!("{} local with-identity {other}", hauberk.display())
+            }
+            Err(_) => system_tests::binary("hauberk-proxy").display().to_string(),
+        };
+        let (at, detect) = (script::ADDRESS, DETECT_TIMEOUT.as_millis());
+        command(&format!(
+            "env LINKERD2_PROXY_DESTINATION_SVC_ADDR={at} LINKERD2_PROXY_POLICY_SVC_ADDR={at} \
+             LINKERD2_PROXY_INBOUND_DETECT_TIMEOUT={detect}ms {line}"
+        ))
+    };
     let mut all = String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: behaviour}\n");
-    let pods = [("client", "enabled"), ("outsider", "disabled")];
-    let servers = SERVICES.map(|(name, _, inject)| (name, inject));
-    for (name, inject) in pods.into_iter().chain(servers) {
+    let mut pods = vec![("client", "enabled", &opaque_ports), ("scripted", "enabled", &scripted)];
+    pods.push(("outsider", "disabled", &opaque_ports));
+    pods.extend(SERVICES.map(|(name, _, inject)| (name, inject, &opaque_ports)));
+    for (name, inject, annotations) in pods {
         all += &format!(
             "---
 apiVersion: v1
@@ -269,7 +332,7 @@ metadata:
   labels: {{app: {name}}}
   annotations:
     linkerd.io/inject: {inject}
-    config.linkerd.io/opaque-ports: {opaque}
+    {annotations}
 spec:
   containers: [{{name: main, image: local/{name}, command: [sleep, infinity]}}]
 "
