@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hauberk_model::backoff::Backoff;
+use hauberk_model::cors::{Cors, OriginPattern};
 use hauberk_model::endpoints::{
     Endpoint, EndpointTls, Http2Params, KeepAlive, Labels, ProtocolHint,
 };
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
 use hauberk_model::filter::{
-    HeaderEdits, HttpFilter, InjectHttpFailure, PathRewrite, Ratio, Redirect, TcpFilter,
+    Delay, HeaderEdits, HttpFilter, InjectHttpFailure, Mirror, PathRewrite, Ratio, Redirect,
+    TcpFilter, UrlRewrite,
 };
 use hauberk_model::inbound::{
     Authentication, Authorization, HttpRoute, HttpServer, InboundProtocol,
 };
+use hauberk_model::name::ServiceName;
 use hauberk_model::outbound::{self, Backend, BackendTarget, Distribution, RouteBackend};
 use hauberk_model::profile::{
     ProfileRoute, RequestMatch, ResponseClass, ResponseMatch, WeightedTarget,
@@ -53,8 +56,15 @@ pub(crate) fn write_all() {
     write("certify_response", 3, identity::to_wire(&certified).encode_to_vec());
     write("tap", 4, tap::to_wire(&any_tap()).encode_to_vec());
     write("inbound_policy", 5, inbound::to_wire(&inbound_policy()).encode_to_vec());
-    let policy = hauberk_wire::outbound::to_wire(&outbound_policy());
-    write("outbound_policy", 6, policy.encode_to_vec());
+    for (name, filters) in [
+        ("outbound_policy", Vec::new()),
+        // What the wire says in the words of other filters.
+        ("outbound_policy_mirror", vec![mirror(), HttpFilter::Delay(delay())]),
+        ("outbound_policy_cors", vec![HttpFilter::Cors(Arc::new(cors())), rewrite()]),
+    ] {
+        let policy = hauberk_wire::outbound::to_wire(&outbound_policy(filters));
+        write(name, 6, policy.encode_to_vec());
+    }
     for (name, target) in [
         ("traffic_spec_name", hauberk_wire::outbound::Target::Authority(authority())),
         ("traffic_spec_address", hauberk_wire::outbound::Target::Address(endpoint().address)),
@@ -221,7 +231,41 @@ fn backoff() -> Backoff {
     Backoff::new(min, max, 0.5).expect("in order")
 }
 
-fn outbound_policy() -> OutboundPolicy {
+fn mirror() -> HttpFilter {
+    let ratio = Ratio { numerator: 1, denominator: 4 };
+    HttpFilter::Mirror(Mirror {
+        service: ServiceName::new("ns", "copies"),
+        authority: authority(),
+        ratio,
+    })
+}
+
+fn delay() -> Delay {
+    Delay { time: Duration::from_millis(1500), ratio: Ratio { numerator: 3, denominator: 10 } }
+}
+
+fn rewrite() -> HttpFilter {
+    let path = Some(PathRewrite::Prefix("/new".into()));
+    HttpFilter::UrlRewrite(UrlRewrite { host: Some("other.example.org".into()), path })
+}
+
+fn cors() -> Cors {
+    let origins = ["https://a.example.org", "https://*.example.net:8443"];
+    let name = HeaderName::from_static;
+    Cors {
+        origins: origins.map(|text| OriginPattern::parse(text).expect("an origin")).into(),
+        credentials: true,
+        methods: vec![Method::GET, Method::PUT],
+        any_method: false,
+        headers: vec![name("x-user")],
+        any_header: false,
+        exposed: vec![name("x-sum"), name("etag")],
+        exposes_all: false,
+        max_age: 600,
+    }
+}
+
+fn outbound_policy(filters: Vec<HttpFilter>) -> OutboundPolicy {
     let backend = |target| Arc::new(Backend { meta: meta(), target, queue: Default::default() });
     let balance = backend(BackendTarget::Balance {
         authority: authority(),
@@ -238,7 +282,7 @@ fn outbound_policy() -> OutboundPolicy {
         backoff: Some(backoff()),
     };
     let action = outbound::RuleAction {
-        filters: Vec::new(),
+        filters,
         backends: Distribution::Random(vec![(http_backend(balance.clone()), 7)]),
         timeouts: Timeouts { request: Some(Duration::from_secs(5)), ..Timeouts::default() },
         retry: Some(retry),
