@@ -126,7 +126,7 @@ fn failed_requests_are_tried_again_within_a_budget() {
         ("a ratio above 1000", budget(&|b| b.retry_ratio = 1001.0), false),
     ];
     for version in VERSIONS {
-        for (name, budget, is_good) in budgets.clone() {
+        for (name, budget, is_good) in budgets {
             let what = format!("{version:?}, budget: {name}");
             let service = world.script.service();
             let (application, seen) = flaky(world, 6);

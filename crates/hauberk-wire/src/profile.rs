@@ -206,7 +206,7 @@ mod tests {
             let budget = wire::RetryBudget { retry_ratio, min_retries_per_second: 10, ttl };
             let message = wire::DestinationProfile {
                 fully_qualified_name: "web".to_owned(),
-                retry_budget: Some(budget.clone()),
+                retry_budget: Some(budget),
                 ..wire::DestinationProfile::default()
             };
             let (profile, problems) = from_wire(message).unwrap();
