@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use hauberk_model::Endpoint;
+use hauberk_model::endpoints::ProtocolHint;
 use http::{HeaderMap, Request, Response, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -165,6 +167,14 @@ fn resets_keep_their_code_in_http2_and_are_502_in_http1() {
                 std::error::Error::source(&error).and_then(|e| e.downcast_ref::<h2::Error>());
             assert_eq!(reset.unwrap().reason(), Some(h2::Reason::REFUSED_STREAM), "{way:?}");
         }
+        // HTTP/1 that is carried inside HTTP/2 knows no resets.
+        let application = http2_application(grpc_service).await;
+        mesh.publish([Endpoint { hint: ProtocolHint::Http2, ..Endpoint::bare(application) }]);
+        let head =
+            "POST /reset HTTP/1.1\r\nhost: web\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let answer = mesh::exchange(mesh.connect(), head).await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert!(!answer.contains("l5d-orig-proto"), "{answer}");
     });
 }
 

@@ -156,6 +156,67 @@ fn an_application_that_is_not_there_is_502_through_two_proxies() {
 }
 
 #[test]
+fn a_peer_that_asks_for_the_end_gets_it_where_there_is_no_other_endpoint() {
+    const KEPT: &str = "GET / HTTP/1.1\r\nhost: web\r\n\r\n";
+    mesh::run(async |mesh| {
+        // The server's proxy cannot reach its application, and says that connections should end.
+        let endpoint = mesh.endpoint(dead_address().await, Way::Meshed).await;
+        mesh.policy(None);
+        mesh.publish([endpoint.clone()]);
+        let mut kept = mesh.connect();
+        kept.write_all(KEPT.as_bytes()).await.unwrap();
+        let balanced = mesh::read_until(&mut kept, "\r\n\r\n").await;
+        assert_eq!(&balanced[9..12], "502", "{balanced}");
+        assert!(!balanced.contains("connection: close"), "{balanced}");
+
+        mesh.publish_policy(vec![mesh::forward_to(endpoint)], None);
+        kept.write_all(KEPT.as_bytes()).await.unwrap();
+        let mut forwarded = String::new();
+        kept.read_to_string(&mut forwarded).await.unwrap();
+        // By now the server's proxy may know that nobody is there.
+        assert!(["502", "504"].contains(&&forwarded[9..12]), "{forwarded}");
+        assert!(forwarded.contains("connection: close"), "{forwarded}");
+        assert!(!forwarded.contains("l5d-proxy-connection"), "{forwarded}");
+    });
+}
+
+#[test]
+fn draining_waits_for_connections_that_left_http() {
+    const HEAD: &str =
+        "GET / HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    mesh::run(async |mesh| {
+        let application = mesh::application(async |mut socket| {
+            let mut byte = [0; 1];
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && socket.read_exact(&mut byte).await.is_ok() {
+                head.push(byte[0]);
+            }
+            let agreed = b"HTTP/1.1 101 Echo\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            socket.write_all(agreed).await.unwrap();
+            while socket.read_exact(&mut byte).await.is_ok() {
+                let _ = socket.write_all(&byte).await;
+            }
+        })
+        .await;
+        mesh.serve(application, Way::Meshed).await;
+        let mut upgraded = mesh.connect();
+        upgraded.write_all(HEAD.as_bytes()).await.unwrap();
+        let answer = mesh::read_until(&mut upgraded, "\r\n\r\n").await;
+        assert_eq!(&answer[9..12], "101", "{answer}");
+        for shutdown in [&mesh.client.worker.shutdown, &mesh.server.worker.shutdown] {
+            shutdown.drain(Cause::Requested);
+        }
+        for word in ["still", "here"] {
+            upgraded.write_all(word.as_bytes()).await.unwrap();
+            assert_eq!(mesh::read_until(&mut upgraded, word).await, word);
+        }
+        assert_eq!(mesh.client.worker.shutdown.guards(), 1);
+        drop(upgraded);
+        mesh::until(|| mesh.client.worker.shutdown.guards() == 0).await;
+    });
+}
+
+#[test]
 fn an_application_that_comes_late_is_waited_for() {
     mesh::run(async |mesh| {
         let application = dead_address().await;
