@@ -1,6 +1,7 @@
 //! The endpoints of a service, for one client.
 //!
-//! Slices say which addresses stand behind the service and whether they are ready; pods and
+//! Slices say which addresses stand behind the service and whether they are ready (or about to end but still
+//! serving, which counts where none is ready); pods and
 //! external workloads say how to talk to them. External workloads that the service selects stand
 //! behind it without a slice too: Linkerd's control plane writes slices for them, which only says
 //! the same in another place.
@@ -46,8 +47,14 @@ pub(crate) fn answer(derivation: &mut Derivation<'_>, key: &EndpointsKey) -> Ans
         .as_ref()
         .and_then(|node| derivation.node(node))
         .and_then(|node| node.zone());
-    let candidates = one_family_each(candidates(derivation, service, key));
-    let candidates = near_enough(service, candidates, key.client_node.as_ref(), client_zone);
+    let mut those = |which: fn(&SliceEndpoint) -> bool| {
+        let candidates = one_family_each(candidates(derivation, service, key, which));
+        near_enough(service, candidates, key.client_node.as_ref(), client_zone)
+    };
+    // Those that are about to end are better than none (Kubernetes, "Termination of Pods"; KEP-1669).
+    let ready = those(SliceEndpoint::is_ready);
+    let candidates =
+        if ready.is_empty() { those(SliceEndpoint::is_ending_and_serves) } else { ready };
 
     let mut by_address = BTreeMap::new();
     for candidate in candidates {
@@ -76,6 +83,7 @@ fn candidates<'a>(
     derivation: &mut Derivation<'a>,
     service: &'a Service,
     key: &EndpointsKey,
+    is_wanted: fn(&SliceEndpoint) -> bool,
 ) -> Vec<Candidate<'a>> {
     let mut candidates = Vec::new();
     let mut in_slices = BTreeSet::new();
@@ -91,7 +99,7 @@ fn candidates<'a>(
         };
         for entry in &slice.endpoints {
             let is_asked_for = key.hostname.as_ref().is_none_or(|name| *name == entry.hostname);
-            if !is_asked_for || !entry.is_ready() {
+            if !is_asked_for || !is_wanted(entry) {
                 continue;
             }
             let behind = match (&entry.target_ref, workload_behind(slice, entry)) {

@@ -77,6 +77,12 @@ impl SliceEndpoint {
         self.conditions.ready != Some(false)
     }
 
+    /// Whether it is about to end but still answers, so that it is better than nothing. An endpoint that is not known
+    /// to answer does not count.
+    pub fn is_ending_and_serves(&self) -> bool {
+        self.conditions.terminating == Some(true) && self.conditions.serving == Some(true)
+    }
+
     /// The zones whose clients should use the endpoint; empty if there is no hint.
     pub fn for_zones(&self) -> impl ExactSizeIterator<Item = &str> {
         self.hints.for_zones.iter().map(|zone| &*zone.name)
@@ -92,6 +98,10 @@ impl SliceEndpoint {
 struct EndpointConditions {
     #[serde(default)]
     ready: Option<bool>,
+    #[serde(default)]
+    serving: Option<bool>,
+    #[serde(default)]
+    terminating: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

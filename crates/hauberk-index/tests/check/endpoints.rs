@@ -206,6 +206,27 @@ fn only_ready_endpoints_count_and_unknown_readiness_is_ready() {
 }
 
 #[test]
+fn endpoints_that_are_about_to_end_but_serve_are_used_while_none_is_ready() {
+    let pods = meshed("web-1", "10.1.0.1") + &meshed("web-2", "10.1.0.2");
+    let ending = "{ready: false, serving: true, terminating: true}";
+    let with = |first: &str, second: &str| {
+        let entry = |pod: &str, ip: &str, conditions: &str| {
+            entry(pod, ip).replace("{ready: true}", conditions)
+        };
+        let entries = [entry("web-1", "10.1.0.1", first), entry("web-2", "10.1.0.2", second)];
+        format!("{SERVICE}{pods}{}", slice(&[&entries[0], &entries[1]]))
+    };
+    let first = format!("10.1.0.1:8080 h2 via 4143 tls web.ns {LABELS}");
+    let second = first.replace("10.1.0.1", "10.1.0.2").replace("web-1", "web-2");
+    check(&with(ending, "{ready: true}"), WEB, &second);
+    check(&with(ending, "{ready: false}"), WEB, &first);
+    check(&with(ending, ending), WEB, &format!("{first}\n{second}"));
+    check(&with("{ready: false, serving: false, terminating: true}", ending), WEB, &second);
+    let neither = "{ready: false, terminating: true}";
+    check(&with(neither, "{ready: false, serving: true}"), WEB, "no endpoints");
+}
+
+#[test]
 fn an_endpoint_waits_for_its_pod() {
     let yaml = format!("{SERVICE}{}", slice(&[&entry("web-1", "10.1.0.1")]));
     check(&yaml, WEB, "no endpoints");
