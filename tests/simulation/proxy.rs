@@ -11,6 +11,7 @@ use hauberk_model::{
     Authority, Endpoint, Endpoints, InboundPolicy, OutboundPolicy, Port, Profile,
     settings::value::Address,
 };
+use hauberk_process::metrics::Registry;
 use hauberk_process::shutdown::Cause;
 use hauberk_process::{Shutdown, Tasks};
 use hauberk_proxy::control::client::Connector;
@@ -198,12 +199,10 @@ impl Proxy {
 
     /// Fails if anything that was received could not be understood.
     pub(crate) fn assert_understood_everything(&self) {
-        let metrics = format!("{:?}", self.metrics.invalid_messages);
-        let mut text = String::new();
-        let mut registry = prometheus_client::registry::Registry::default();
+        let mut registry = Registry::default();
         registry.register("invalid", "invalid", self.metrics.invalid_messages.clone());
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
-        assert!(!text.contains("invalid_total"), "{text}\n{metrics}");
+        let text = registry.text();
+        assert!(!text.contains("invalid_total"), "{text}");
     }
 
     /// Ends it; its tasks are on their way out.

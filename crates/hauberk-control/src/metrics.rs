@@ -1,9 +1,6 @@
 //! What the control plane counts.
 
-use hauberk_process::metrics::Metrics;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use hauberk_process::metrics::{Counter, Family, Gauge, Metrics};
 use tonic::Code;
 
 /// One label and its value.
@@ -57,7 +54,7 @@ impl FileMetrics {
 
     /// Counts a content, good or not.
     pub(crate) fn content(&self, what: &'static str, outcome: &'static str) {
-        self.contents.get_or_create_owned(&vec![("what", what), ("outcome", outcome)]).inc();
+        self.contents.get_or_create(&vec![("what", what), ("outcome", outcome)]).inc();
     }
 }
 
@@ -87,9 +84,9 @@ impl ServiceMetrics {
     /// Counts a stream of a method while the value exists.
     pub(crate) fn stream(&self, method: &'static str) -> OpenStream {
         let labels = vec![("method", method)];
-        let open = self.streams.get_or_create_owned(&labels);
+        let open = self.streams.get_or_create(&labels);
         open.inc();
-        OpenStream { open, messages: self.messages.get_or_create_owned(&labels) }
+        OpenStream { open, messages: self.messages.get_or_create(&labels) }
     }
 
     /// Counts the outcome of a request for a certificate.
@@ -101,7 +98,7 @@ impl ServiceMetrics {
             Code::Unavailable => "unavailable",
             _ => "error",
         };
-        self.certificates.get_or_create_owned(&vec![("code", code)]).inc();
+        self.certificates.get_or_create(&vec![("code", code)]).inc();
     }
 }
 

@@ -198,10 +198,10 @@ fn local_address(socket: &TcpListener, asked: SocketAddr) -> SocketAddr {
 }
 
 fn count_problems(metrics: &Metrics, problems: watch::Receiver<Problems>) {
-    metrics.add_writer(move |text| {
+    metrics.add_collector(move |out| {
         let count: usize = problems.borrow().values().map(Vec::len).sum();
-        text.family("control_source_problems", Kind::Gauge, "Things wrong with the source now");
-        text.sample("control_source_problems", &[], count);
+        let help = "Things wrong with the source now";
+        out.single("control_source_problems", Kind::Gauge, help, count as u64);
     });
 }
 
@@ -279,11 +279,10 @@ impl Authority {
 
 /// `issuer_cert_ttl_seconds`, the name under which Linkerd's alerts look for it.
 fn count_down(metrics: &Metrics, issuer: watch::Receiver<Arc<Issuer>>, now: fn() -> SystemTime) {
-    metrics.add_writer(move |text| {
+    metrics.add_collector(move |out| {
         let left = issuer.borrow().not_after().duration_since(now()).unwrap_or_default();
         let help = "Time until the issuer's certificate, or one above it, expires";
-        text.family("issuer_cert_ttl_seconds", Kind::Gauge, help);
-        text.sample("issuer_cert_ttl_seconds", &[], left.as_secs());
+        out.single("issuer_cert_ttl_seconds", Kind::Gauge, help, left.as_secs());
     });
 }
 

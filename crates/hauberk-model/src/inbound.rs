@@ -93,6 +93,13 @@ pub struct Authorization {
     pub authentication: Authentication,
 }
 
+impl Authorization {
+    /// Whether it comes from the default policy `audit`, which lets everybody in and wants each logged.
+    pub fn is_audit(&self) -> bool {
+        matches!(&self.meta, Meta::Default(name) if **name == *DefaultPolicy::Audit.as_str())
+    }
+}
+
 /// What a client must prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authentication {
@@ -211,4 +218,18 @@ pub enum WorkloadRef {
     Pod(Arc<str>),
     /// An ExternalWorkload.
     External(Arc<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_audit_policy_is_audited() {
+        for name in ["all-unauthenticated", "cluster-authenticated", "audit"] {
+            let policy: DefaultPolicy = name.parse().expect("a default policy");
+            let audited = policy.authorizations(&[]).iter().all(Authorization::is_audit);
+            assert_eq!(audited, name == "audit", "{name}");
+        }
+    }
 }

@@ -7,13 +7,15 @@
 //! |---|---|---|---|
 //! | `/live` | any | anywhere | 200 `live` |
 //! | `/ready` | any | anywhere | 200 `ready`, or 503 `not ready` and what is missing |
-//! | `/metrics` | any | anywhere | text for Prometheus |
+//! | `/metrics` | any | anywhere | text for Prometheus, or protobuf if it prefers that; compressed for those who take gzip |
 //! | `/proxy-log-level` | GET, PUT | loopback | the filter; 204 when replaced; 400 if malformed; 404 if logging is off |
+//! | `/logs.json` | GET `?filter`, QUERY | loopback | log lines as JSON while the caller stays, by the filter in the query or body; 404 if logging is off |
 //! | `/env.json` | GET | anywhere | the environment; `?A&B` selects; other than from loopback only `LINKERD2_PROXY_*` |
 //! | `/shutdown` | POST | loopback | begins to drain; 404 unless enabled |
 //!
 //! A binary adds its own with [`Admin::with_route`]. The server answers until the process ends, also while it
-//! drains, unless a successor answers on the same port. Bounds: 128 connections, 64 KiB of request body, 10 s for a request to arrive.
+//! drains, unless a successor answers on the same port. Bounds: 128 connections, 64 KiB of request body, 10 s for a
+//! request to arrive, 4 streams of log lines.
 //! Not here: TLS and policy; a proxy that applies them to its admin port terminates the connection
 //! itself and calls [`Admin::serve_gated`].
 
@@ -21,25 +23,28 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::logging::LogHandle;
-use crate::metrics::{self, Metrics};
+use crate::logging::{Filter, LogHandle};
+use crate::metrics::{Format, Metrics};
 use crate::ready::Readiness;
 use crate::shutdown::Cause;
 use crate::{Shutdown, Spawner, Tasks};
@@ -289,8 +294,9 @@ impl Admin {
         match request.path.as_str() {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
-            "/metrics" => self.render_metrics(),
+            "/metrics" => self.render_metrics(&request),
             "/proxy-log-level" => self.log_level(&request),
+            "/logs.json" => self.logs(&request),
             "/env.json" => self.env(&request),
             "/shutdown" => self.shut_down(&request),
             path => match self.find(path) {
@@ -322,10 +328,50 @@ impl Admin {
         }
     }
 
-    fn render_metrics(&self) -> Response {
-        let mut response = text(StatusCode::OK, self.metrics.render());
-        let value = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
-        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    fn render_metrics(&self, request: &Request) -> Response {
+        let format = Format::negotiate(&request.headers);
+        let bytes = self.metrics.render_as(format);
+        if !takes_gzip(&request.headers) {
+            return response(StatusCode::OK, format.content_type(), bytes.into());
+        }
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        let compressed = gzip.write_all(&bytes).and_then(|()| gzip.finish());
+        let compressed = compressed.expect("a Vec can be written to");
+        let mut response = response(StatusCode::OK, format.content_type(), compressed.into());
+        let value = header::HeaderValue::from_static("gzip");
+        response.headers_mut().insert(header::CONTENT_ENCODING, value);
+        response
+    }
+
+    /// Log lines as they come, until the caller goes away.
+    fn logs(&self, request: &Request) -> Response {
+        let Some(log) = &self.log else {
+            return text(StatusCode::NOT_FOUND, "logging is off\n");
+        };
+        if !request.is_local() {
+            return local_only();
+        }
+        let filter = match request.method.as_str() {
+            "GET" => request.query.as_deref().unwrap_or_default().as_bytes(),
+            "QUERY" => &request.body,
+            _ => return not_allowed("GET, QUERY"),
+        };
+        let filter = match parse_filter(filter) {
+            Ok(_) if filter.is_empty() => log.filter(),
+            Ok(filter) => filter,
+            Err((status, reason)) => return text(status, reason),
+        };
+        let Some(lines) = log.stream(filter) else {
+            return text(StatusCode::TOO_MANY_REQUESTS, "too many streams of log lines\n");
+        };
+        let frames = futures::stream::unfold(lines, |mut lines| async {
+            let line = lines.next().await?;
+            Some((Ok(Frame::data(line)), lines))
+        });
+        let mut response = empty(StatusCode::OK);
+        let content_type = header::HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        *response.body_mut() = StreamBody::new(frames).boxed_unsync();
         response
     }
 
@@ -387,13 +433,28 @@ impl Admin {
 }
 
 fn replace_filter(log: &LogHandle, body: &[u8]) -> Result<(), (StatusCode, String)> {
-    let malformed = |reason: String| (StatusCode::BAD_REQUEST, format!("{reason}\n"));
-    let filter = std::str::from_utf8(body).map_err(|error| malformed(error.to_string()))?;
-    let filter = filter.parse().map_err(|error| malformed(format!("{error}")))?;
+    let filter = parse_filter(body)?;
     let gone = |error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
     log.set_filter(filter).map_err(gone)?;
     tracing::info!(filter = %log.filter(), "log filter changed");
     Ok(())
+}
+
+fn parse_filter(text: &[u8]) -> Result<Filter, (StatusCode, String)> {
+    let malformed = |reason: String| (StatusCode::BAD_REQUEST, format!("{reason}\n"));
+    let text = std::str::from_utf8(text).map_err(|error| malformed(error.to_string()))?;
+    text.parse().map_err(|error| malformed(format!("{error}")))
+}
+
+/// Whether a client takes gzip (RFC 9110 section 12.5.3); one that says nothing may not.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let codings = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    codings.into_iter().any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let is_refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        name.trim().eq_ignore_ascii_case("gzip") && !is_refused
+    })
 }
 
 /// A plain-text response.

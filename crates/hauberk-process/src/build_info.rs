@@ -4,9 +4,7 @@
 //! builds set it; without it the text is `unknown`. There is no build script: reading the
 //! repository would rebuild this crate, and all above it, after every commit.
 
-use prometheus_client::metrics::info::Info;
-
-use crate::metrics::Metrics;
+use crate::metrics::{Info, Metrics};
 
 /// Version of the workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -28,10 +26,10 @@ pub fn line(program: &str) -> String {
 /// Registers `<name>_info{version, git_sha, profile, vendor} 1`; the proxy uses `proxy_build`.
 pub fn register(metrics: &Metrics, name: &'static str) {
     let labels = vec![
-        ("version", VERSION),
-        ("git_sha", REVISION),
-        ("profile", PROFILE),
-        ("vendor", "hauberk"),
+        ("version", VERSION.to_owned()),
+        ("git_sha", REVISION.to_owned()),
+        ("profile", PROFILE.to_owned()),
+        ("vendor", "hauberk".to_owned()),
     ];
     metrics.register(|registry| {
         registry.register(name, "Version and origin of this program", Info::new(labels));

@@ -10,7 +10,8 @@
 //!   injects, are accepted and have no effect: there are no such spans here, and no header is logged.
 //!
 //! Plain lines are `[<uptime>s]  LEVEL ThreadId(NN) target: message field=value`; JSON lines carry
-//! the wall clock. Not here: the HTTP access log, which is not filtered by level.
+//! the wall clock. [`LogHandle::stream`] gives lines to whoever asks while the process runs, by a filter of their own.
+//! Not here: the HTTP access log, which is not filtered by level.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -26,6 +27,11 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+
+mod stream;
+
+pub use stream::Lines;
+use stream::Streams;
 
 /// The first part of the targets of all code in this workspace.
 const OWN_TARGETS: &str = "hauberk";
@@ -211,6 +217,7 @@ fn split_directives(text: &str) -> impl Iterator<Item = &str> {
 pub struct LogHandle {
     current: Arc<Mutex<Filter>>,
     reload: reload::Handle<Targets, Registry>,
+    streams: Streams,
 }
 
 impl LogHandle {
@@ -228,6 +235,12 @@ impl LogHandle {
         self.reload.reload(filter.targets.clone()).map_err(|_gone| LoggingGone)?;
         *current = filter;
         Ok(())
+    }
+
+    /// Every line from now on that passes `filter`, as JSON, whatever is logged otherwise. None if too many streams are
+    /// open.
+    pub fn stream(&self, filter: Filter) -> Option<Lines> {
+        self.streams.open(filter.targets)
     }
 }
 
@@ -247,15 +260,22 @@ pub struct AlreadyInitialised;
 /// When somebody has set it up before.
 pub fn init(config: &Config) -> Result<LogHandle, AlreadyInitialised> {
     let (targets, handle) = reload::Layer::new(config.filter.targets.clone());
-    let lines = lines(config.format, config.output);
-    let subscriber = tracing_subscriber::registry().with(targets).with(lines);
+    let streams = Streams::default();
+    let subscriber = tracing_subscriber::registry()
+        .with(lines(config.format, config.output).with_filter(targets))
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(streams.clone())
+                .with_thread_ids(true)
+                .json()
+                .with_filter(streams.clone()),
+        );
     subscriber.try_init().map_err(|_| AlreadyInitialised)?;
-    Ok(LogHandle { current: Arc::new(Mutex::new(config.filter.clone())), reload: handle })
+    let current = Arc::new(Mutex::new(config.filter.clone()));
+    Ok(LogHandle { current, reload: handle, streams })
 }
 
-type Filtered = tracing_subscriber::layer::Layered<reload::Layer<Targets, Registry>, Registry>;
-
-fn lines(format: Format, output: Output) -> Box<dyn Layer<Filtered> + Send + Sync> {
+fn lines(format: Format, output: Output) -> Box<dyn Layer<Registry> + Send + Sync> {
     let writer = move || -> Box<dyn io::Write> {
         match output {
             Output::Stdout => Box::new(io::stdout()),

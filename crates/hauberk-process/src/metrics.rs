@@ -1,33 +1,43 @@
-//! The metrics registry of a process, and the few instruments the usual crate lacks.
+//! The metrics registry of a process, its instruments, and the two forms in which they are scraped.
 //!
-//! [`Metrics`] wraps one `prometheus_client` registry behind a handle, so that parts can register
-//! families while the process is being built. Parts that keep their numbers sharded by worker
-//! thread register a writer instead, which sums and writes text when somebody scrapes
-//! ([`Metrics::add_writer`] with [`TextWriter`]). Rendering puts the writers' text first and ends
-//! with `# EOF`, the layout of linkerd2-proxy.
-//!
-//! [`Distribution`] is a histogram that is updated without a lock. [`process`] adds the
+//! Parts register instruments while the process is being built, under the names that Prometheus' naming rules give
+//! them: a unit is appended, then `_total` for counters ([`Registry::register`], [`Registry::register_with_unit`]).
+//! What does not live in an instrument is read when somebody scrapes ([`Metrics::add_collector`]). [`process`] adds the
 //! `process_*` families. Not here: any family that belongs to the mesh.
+//!
+//! - Updating an instrument takes no lock and no look-up of labels; handles are resolved beforehand.
+//! - A [`Family`] has a largest number of series and, if it is [forgetful](Family::forgetful), lets go of series that
+//!   nobody uses ([`Metrics::forget_idle`]).
+//! - A [`Distribution`] is a classic and a native histogram at once. Text shows the classic one; whoever asks for
+//!   protobuf gets both ([`Format::negotiate`]).
+//!
+//! Why this is written here: `docs/decisions/0030-metrics-of-our-own.md`.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
-
-pub use prometheus_client;
+use tokio::time::Instant;
 
 mod distribution;
+mod exposition;
+mod family;
+mod instrument;
+mod native;
 pub mod process;
+mod protobuf;
+mod registry;
 mod text;
 
-pub use distribution::Distribution;
-pub use text::{Kind, TextWriter};
+pub use distribution::{Distribution, Snapshot};
+pub use exposition::{Exposition, Format, Value};
+pub use family::{Family, LabelSet};
+pub use instrument::{Counter, Gauge, Info, Instrument, Real};
+pub use protobuf::messages;
+pub use registry::{Kind, Registry, Unit};
 
-/// The content type of what [`Metrics::render`] returns.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-type Writer = Box<dyn Fn(&mut TextWriter) + Send + Sync>;
+type Collector = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 
 /// The registry of a process. Cloning copies one `Arc`.
 #[derive(Clone, Default)]
@@ -38,7 +48,7 @@ pub struct Metrics {
 #[derive(Default)]
 struct Inner {
     registry: Mutex<Registry>,
-    writers: Mutex<Vec<Writer>>,
+    collectors: Mutex<Vec<Collector>>,
 }
 
 impl fmt::Debug for Metrics {
@@ -53,49 +63,49 @@ impl Metrics {
         Self::default()
     }
 
-    /// Gives access to the registry, to register families. Counters get `_total` when rendered,
-    /// families registered with a unit its name before that.
+    /// Gives access to the registry, to register instruments.
     pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut self.inner.registry.lock())
     }
 
-    /// Adds families that are written, rather than registered. The function runs at each scrape,
-    /// on the scraping task: it must be quick and must not call back into this registry.
-    pub fn add_writer(&self, writer: impl Fn(&mut TextWriter) + Send + Sync + 'static) {
-        self.inner.writers.lock().push(Box::new(writer));
+    /// Adds families that are read, rather than kept. The function runs at each scrape, on the scraping task: it must
+    /// be quick and must not call back into this registry.
+    pub fn add_collector(&self, collect: impl Fn(&mut Exposition) + Send + Sync + 'static) {
+        self.inner.collectors.lock().push(Box::new(collect));
     }
 
-    /// Everything as text. Costs time and memory in proportion to the number of series.
-    pub fn render(&self) -> String {
-        let mut text = TextWriter::new();
-        for writer in self.inner.writers.lock().iter() {
-            writer(&mut text);
+    /// Everything, in that format. Costs time and memory in proportion to the number of series.
+    pub fn render_as(&self, format: Format) -> Vec<u8> {
+        let mut exposition = Exposition::new(format);
+        for collect in self.inner.collectors.lock().iter() {
+            collect(&mut exposition);
         }
-        let mut text = text.finish();
-        let registry = self.inner.registry.lock();
-        prometheus_client::encoding::text::encode(&mut text, &registry)
-            .expect("writing to a String does not fail");
-        text
+        self.inner.registry.lock().collect(&mut exposition);
+        exposition.finish()
+    }
+
+    /// Everything, as text.
+    pub fn render(&self) -> String {
+        String::from_utf8(self.render_as(Format::Text)).expect("the text format is UTF-8")
+    }
+
+    /// Drops the series of forgetful families that have not been used for `retain`. To be called now and then; cost:
+    /// linear in the number of series.
+    pub fn forget_idle(&self, now: Instant, retain: Duration) {
+        self.inner.registry.lock().forget_idle(now, retain);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus_client::metrics::counter::Counter;
-    use prometheus_client::metrics::family::Family;
-    use prometheus_client::metrics::gauge::Gauge;
-    use prometheus_client::registry::Unit;
 
     #[test]
     fn renders_the_names_that_linkerd_has() {
         let metrics = Metrics::new();
         let requests = Family::<Vec<(String, String)>, Counter>::default();
-        let latency =
-            Family::<Vec<(String, String)>, Distribution, _>::new_with_constructor(|| {
-                Distribution::new(&[1.0, 2.5])
-            });
-        let start = Gauge::<i64>::default();
+        let latency = Family::<Vec<(String, String)>, _>::new(|| Distribution::new(&[1.0, 2.5]));
+        let start = Gauge::default();
         metrics.register(|registry| {
             registry.register("request", "Requests", requests.clone());
             registry.register("response_latency_ms", "Latency", latency.clone());
@@ -105,10 +115,12 @@ mod tests {
                 Unit::Seconds,
                 start.clone(),
             );
+            let nobody = Family::<Vec<(String, String)>, Counter>::default();
+            registry.register("nobody_asked_for_these", "None", nobody);
         });
-        metrics.add_writer(|text| {
-            text.family("tcp_open_total", Kind::Counter, "Opened connections");
-            text.sample("tcp_open_total", &[("peer", "src")], 3_u64);
+        metrics.add_collector(|out| {
+            out.family("tcp_open_total", Kind::Counter, "Opened connections");
+            out.sample(&[("peer", "src")], 3_u64);
         });
         let labels = vec![("direction".to_owned(), "inbound".to_owned())];
         requests.get_or_create(&labels).inc();
@@ -119,19 +131,18 @@ mod tests {
             "# HELP tcp_open_total Opened connections\n\
              # TYPE tcp_open_total counter\n\
              tcp_open_total{peer=\"src\"} 3\n\
-             # HELP request Requests.\n\
-             # TYPE request counter\n\
+             # HELP request_total Requests\n\
+             # TYPE request_total counter\n\
              request_total{direction=\"inbound\"} 1\n\
-             # HELP response_latency_ms Latency.\n\
+             # HELP response_latency_ms Latency\n\
              # TYPE response_latency_ms histogram\n\
-             response_latency_ms_sum{direction=\"inbound\"} 2.0\n\
-             response_latency_ms_count{direction=\"inbound\"} 1\n\
              response_latency_ms_bucket{le=\"1.0\",direction=\"inbound\"} 0\n\
              response_latency_ms_bucket{le=\"2.5\",direction=\"inbound\"} 1\n\
              response_latency_ms_bucket{le=\"+Inf\",direction=\"inbound\"} 1\n\
-             # HELP process_start_time_seconds Start.\n\
+             response_latency_ms_sum{direction=\"inbound\"} 2.0\n\
+             response_latency_ms_count{direction=\"inbound\"} 1\n\
+             # HELP process_start_time_seconds Start\n\
              # TYPE process_start_time_seconds gauge\n\
-             # UNIT process_start_time_seconds seconds\n\
              process_start_time_seconds 17\n\
              # EOF\n"
         );

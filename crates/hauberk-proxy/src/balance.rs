@@ -33,11 +33,12 @@ use crate::{
     http::failure::{Failure, What},
     io::Io,
     settings::Side,
+    telemetry::{balancer::Series, labels::Labels},
     transport_header::Session,
     worker::Worker,
 };
 use hauberk_model::{
-    Authority, Endpoint, Endpoints,
+    Authority, Endpoint, Endpoints, Meta,
     failure_accrual::FailureAccrual,
     outbound::{Backend, BackendTarget, Load, PeakEwma, Queue},
 };
@@ -89,13 +90,15 @@ impl Build<()> for () {
 impl<E: 'static> Pools<E> {
     /// The pool for `authority`; begins to follow its endpoints if nobody did.
     ///
-    /// `pools` says where the pool is kept, so that it can be taken out again when idle.
+    /// `pools` says where the pool is kept, so that it can be taken out again when idle; `counted` gives the counters
+    /// of a pool that is new.
     pub fn get(
         worker: &Rc<Worker>,
         pools: fn(&Worker) -> &Self,
         authority: &Authority,
         settings: Settings,
         build: impl Build<E>,
+        counted: impl FnOnce(&Worker, &Settings) -> Option<Series>,
     ) -> Rc<Pool<E>> {
         let now = Instant::now();
         let mut by_authority = pools(worker).by_authority.borrow_mut();
@@ -105,7 +108,8 @@ impl<E: 'static> Pools<E> {
             return Rc::clone(pool);
         }
         let seed = worker.random.borrow_mut().random();
-        let balancer = Balancer::new(settings, seed);
+        let series = counted(worker, &settings);
+        let balancer = Balancer::counted(settings, seed, series);
         let pool = Rc::new(Pool { balancer, authority: authority.clone(), used: Cell::new(now) });
         known.push(Rc::clone(&pool));
         let live = worker.directory.endpoints(authority);
@@ -232,7 +236,7 @@ pub struct Connected {
 /// Endpoints tried for one connection. More would only add to the client's waiting.
 const CONNECT_ATTEMPTS_MAX: usize = 3;
 
-/// Connects to an endpoint of `backend`, chosen by load, or for its `client` where the backend has
+/// Connects to an endpoint of `backend`, for a policy of `parent`, chosen by load, or for its `client` where the backend has
 /// affinity. For connections, not requests.
 ///
 /// An endpoint that cannot be reached is left alone and another one tried: nothing has been sent
@@ -240,7 +244,7 @@ const CONNECT_ATTEMPTS_MAX: usize = 3;
 /// three connect timeouts. Cancel-safe.
 pub async fn connect(
     worker: &Rc<Worker>,
-    backend: &Arc<Backend>,
+    (parent, backend): (&Meta, &Arc<Backend>),
     client: IpAddr,
     session: Session,
 ) -> Result<Connected, Failure> {
@@ -267,7 +271,14 @@ pub async fn connect(
         ..settings(load, queue, None, &outbound.side)
     };
     let key = balancing.affinity.as_ref().and_then(|a| Key::of_connection(a, client));
-    let pool = Pools::get(worker, |worker| &worker.balancers, authority, settings, ());
+    let counted = |worker: &Worker, settings: &Settings| {
+        let name = authority.to_string();
+        let labels = Labels::new().parent(parent).backend(&backend.meta);
+        let labels = labels.with("logical", name.clone()).with("concrete", name);
+        let timeout = settings.queue.failfast_timeout;
+        Some(worker.metrics.balancers.tcp.series(&labels, timeout))
+    };
+    let pool = Pools::get(worker, |worker| &worker.balancers, authority, settings, (), counted);
     let mut failed = None;
     for _ in 0..CONNECT_ATTEMPTS_MAX {
         let mut lease = match pool.balancer.acquire_for(key).await {

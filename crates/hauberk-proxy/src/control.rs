@@ -11,12 +11,14 @@
 //!
 //! [`Directory::unconnected`] gives a directory for tests, with a [`Publisher`] to answer by hand.
 
+mod calls;
 pub mod client;
 pub mod identity;
 mod questions;
 mod streams;
 
 use crate::{settings::Config, telemetry::metrics::Control};
+pub use calls::Channel;
 use client::Connector;
 use hauberk_model::{Authority, Endpoints, InboundPolicy, OutboundPolicy, Port, Profile};
 use hauberk_process::Tasks;

@@ -18,7 +18,7 @@ use crate::{
     io::Io,
     telemetry::{
         labels::{IsLocal, Labels},
-        tcp::{PeerEnd, Sensor, Transport},
+        tcp::{PeerEnd, Sensor, Transport, ZoneLocality},
     },
     tls,
     transport_header::{Session, TransportHeader},
@@ -179,5 +179,6 @@ fn transport(worker: &Worker, endpoint: &Endpoint) -> Arc<Transport> {
         .target(endpoint.address)
         .tls_dialled(endpoint, is_local(worker, endpoint))
         .endpoint(&Default::default(), endpoint);
-    worker.metrics.tcp.transport(labels)
+    let zone = endpoint.labels.get("zone_locality").map(|zone| &**zone);
+    worker.metrics.tcp.transport(labels, Some(ZoneLocality::new(zone)))
 }

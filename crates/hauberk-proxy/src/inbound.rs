@@ -240,7 +240,7 @@ fn observe(worker: &Worker, io: &mut Io, facts: &Facts, policy: &Policy) {
         .target(facts.original_dst)
         .tls_accepted(&facts.tls)
         .server(&policy.now().server, policy.port().get());
-    io.observe(Sensor::open(&worker.metrics.tcp.transport(labels)));
+    io.observe(Sensor::open(&worker.metrics.tcp.transport(labels, None)));
 }
 
 /// Value of the label `error` of `inbound_tcp_errors_total`; none for refusals by policy, which have counters of their

@@ -26,7 +26,7 @@ use crate::{
     memory,
     settings::Config,
     telemetry::{
-        metrics::Metrics,
+        metrics::{Metrics, register_tls},
         tap::{self, Taps},
         trace::export,
     },
@@ -40,7 +40,7 @@ use hauberk_process::{
     admin::Admin,
     build_info,
     logging::LogHandle,
-    metrics::{self, Kind, Metrics as Registry, TextWriter},
+    metrics::{self, Exposition, Kind, Metrics as Registry},
     notify,
     ready::Readiness,
     shutdown::{Cause, Exit},
@@ -148,7 +148,8 @@ impl Proxy {
         metrics::process::register(&registry, SystemTime::now());
         metrics::process::register_tasks(&registry, &tasks);
         build_info::register(&registry, "proxy_build");
-        registry.add_writer(write_allocations);
+        register_tls(&registry, &hauberk_identity::provider());
+        registry.add_collector(write_allocations);
         let taps = Taps::default();
         registry.register(|registry| taps.register(registry));
         let anchors = Arc::new(TrustAnchors::from_pem(&config.identity.trust_anchors)?);
@@ -159,7 +160,8 @@ impl Proxy {
             Arc::clone(&config.identity.server_name),
             certified,
         );
-        let connector = Connector::new(identity.clone(), Arc::clone(&anchors), &tasks);
+        let connector =
+            Connector::new(identity.clone(), Arc::clone(&anchors), metrics.control.clone(), &tasks);
         let directory = Directory::connect(&config, &connector, &metrics.control, &tasks);
         let tracer = config.traces.as_ref().map(|traces| {
             let metrics = export::Metrics::default();
@@ -170,7 +172,7 @@ impl Proxy {
         let readiness = Readiness::new();
         let has_identity = readiness.condition("identity");
         let gate = Gate { readiness: readiness.clone(), start, config: Arc::clone(&config) };
-        let mut admin = Admin::new(readiness, registry).with_environment(environment);
+        let mut admin = Admin::new(readiness, registry.clone()).with_environment(environment);
         if let Some(log) = log {
             admin = admin.with_log_level(log);
         }
@@ -230,7 +232,12 @@ impl Proxy {
         tasks.spawn("memory", memory::watch(tasks.shutdown().clone()));
         tasks.spawn(
             "metrics-retention",
-            forget_idle_series(Arc::clone(&metrics), Arc::clone(&config), tasks.shutdown().clone()),
+            forget_idle_series(
+                registry.clone(),
+                Arc::clone(&metrics),
+                config.metrics_retain_idle,
+                tasks.shutdown().clone(),
+            ),
         );
 
         let mut workers = Vec::with_capacity(listeners.len());
@@ -274,19 +281,26 @@ impl Proxy {
 }
 
 /// Drops metric series of targets that nobody speaks with any more.
-async fn forget_idle_series(metrics: Arc<Metrics>, config: Arc<Config>, shutdown: Shutdown) {
-    let retain = config.metrics_retain_idle;
+async fn forget_idle_series(
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    retain: Duration,
+    shutdown: Shutdown,
+) {
     let pause = (retain / 4).max(Duration::from_secs(1));
     loop {
         tokio::select! {
-            () = tokio::time::sleep(pause) => metrics.tcp.forget_idle(Instant::now(), retain),
+            () = tokio::time::sleep(pause) => {
+                metrics.tcp.forget_unused();
+                registry.forget_idle(Instant::now(), retain);
+            }
             () = shutdown.ended() => return,
         }
     }
 }
 
 /// What was allocated, in a build that counts it.
-fn write_allocations(text: &mut TextWriter) {
+fn write_allocations(out: &mut Exposition) {
     let Some(counted) = allocations::counted() else { return };
     for (name, help, value) in [
         (
@@ -296,8 +310,7 @@ fn write_allocations(text: &mut TextWriter) {
         ),
         ("process_allocated_bytes_total", "Bytes allocated, in all", counted.bytes),
     ] {
-        text.family(name, Kind::Counter, help);
-        text.sample(name, &[], value);
+        out.single(name, Kind::Counter, help, value);
     }
 }
 

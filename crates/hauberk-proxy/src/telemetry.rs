@@ -4,6 +4,7 @@
 //! is built and only incremented afterwards; nobody looks up labels per request.
 
 pub mod access_log;
+pub mod balancer;
 pub mod http;
 pub mod labels;
 pub mod metrics;

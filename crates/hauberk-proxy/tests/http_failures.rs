@@ -410,6 +410,106 @@ fn only_who_is_permitted_reaches_the_application() {
 }
 
 #[test]
+fn refusals_name_what_decided() {
+    mesh::run(async |mesh| {
+        let (application, _) = recording().await;
+        mesh.serve(application, Way::Meshed).await;
+        let server = "server default/web";
+        let nobody = InboundPolicy {
+            authorizations: Arc::new([]),
+            ..server_policy(Authentication::Unauthenticated, None)
+        };
+        mesh.inbound_policy(application, nobody);
+        let told = format!("unauthorized: default default of {server} does not permit this client");
+        assert_eq!(call(mesh.connect()).await, ("7".to_owned(), told));
+
+        mesh.inbound_policy(application, server_policy(Authentication::Unauthenticated, Some(1)));
+        let calls = (0..10).map(|_| call(mesh.connect()));
+        let calls = futures::future::join_all(calls).await;
+        let refused = calls.iter().find(|(code, _)| code == "8").expect("10 at 1 per second");
+        assert_eq!(refused.1, format!("rate limit exceeded: default limit of {server}, total"));
+
+        let no_route = InboundPolicy {
+            protocol: InboundProtocol::Http2(HttpServer { routes: Arc::new([]), rate_limit: None }),
+            ..server_policy(Authentication::Unauthenticated, None)
+        };
+        mesh.inbound_policy(application, no_route);
+        let told = format!("no route found: {server} has none for this request");
+        assert_eq!(call(mesh.connect()).await, ("5".to_owned(), told));
+    });
+}
+
+/// An application that begins an answer with `head`, then says what it is told to, to each connection.
+async fn talker(
+    head: &'static str,
+) -> (std::net::SocketAddr, tokio::sync::broadcast::Sender<&'static str>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (say, _) = tokio::sync::broadcast::channel::<&'static str>(8);
+    let told = say.clone();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut told = told.subscribe();
+            tokio::task::spawn_local(async move {
+                let mut buffer = [0; 1024];
+                if socket.read(&mut buffer).await.unwrap_or(0) == 0 {
+                    return;
+                }
+                socket.write_all(head.as_bytes()).await.unwrap();
+                while let Ok(text) = told.recv().await {
+                    if socket.write_all(text.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, say)
+}
+
+#[test]
+fn a_changed_policy_ends_what_it_no_longer_allows() {
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+    let upgrade = "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\nfirst";
+    let get = "GET / HTTP/1.1\r\nhost: web\r\n\r\n";
+    let ask = "GET / HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n";
+    let chunk = "6\r\nsecond\r\n";
+    for (head, request, more, end) in [(answer, get, chunk, "\r\n"), (upgrade, ask, "second", "")] {
+        mesh::run(async |mesh| {
+            let (application, say) = talker(head).await;
+            let anybody = || server_policy(Authentication::Unauthenticated, None);
+            mesh.inbound_policy(application, anybody());
+            let mut client = mesh.connect_inbound(application);
+            client.write_all(request.as_bytes()).await.unwrap();
+            mesh::read_until(&mut client, &format!("first{end}")).await;
+            let mut idle = mesh.connect_inbound(application);
+            idle.write_all(b"GET / HT").await.unwrap();
+
+            // A change that permits it changes nothing.
+            mesh.inbound_policy(
+                application,
+                server_policy(Authentication::Unauthenticated, Some(100)),
+            );
+            say.send(more).unwrap();
+            mesh::read_until(&mut client, &format!("second{end}")).await;
+            mesh.inbound_policy(application, server_policy(Authentication::any_identity(), None));
+            let mut rest = Vec::new();
+            let ended =
+                tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut rest));
+            let _ = ended.await.expect("the connection ends");
+            let text = mesh.server.registry.render();
+            let line = text.lines().find(|l| l.starts_with("inbound_tcp_authz_terminate_total{"));
+            assert!(line.is_some_and(|line| line.ends_with(" 1")), "{text}");
+            // A connection without a request under way is told when it asks.
+            idle.write_all(b"TP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut told = String::new();
+            idle.read_to_string(&mut told).await.unwrap();
+            assert_eq!(&told[9..12], "403", "{told}");
+        });
+    }
+}
+
+#[test]
 fn a_rate_limit_refuses_what_is_too_much() {
     mesh::run(async |mesh| {
         let (application, seen) = recording().await;

@@ -336,6 +336,19 @@ fn pages_of_allowed_origins_may_read_responses() {
             let other = ask("PUT", "https://example.com").await;
             assert!(!other.contains("access-control") && other.ends_with("answer"), "{other}");
             assert_eq!(seen.take().len(), 2);
+
+            // Also the answers that the proxy makes up, or pages could not read why.
+            for (origin, may_read) in [(good, true), ("https://example.com", false)] {
+                let text = format!(
+                    "PUT / HTTP/1.1\r\nhost: web\r\norigin: {origin}\r\n\
+                     l5d-require-id: other.default\r\nconnection: close\r\n\r\n"
+                );
+                let failed = mesh::exchange(mesh.connect(), &text).await.to_lowercase();
+                assert!(failed.starts_with("http/1.1 502"), "{failed}");
+                assert!(failed.contains("l5d-proxy-error: required identity"), "{failed}");
+                assert_eq!(failed.contains(&allowed), may_read, "{failed}");
+                assert_eq!(failed.contains("vary: origin\r\n"), may_read, "{failed}");
+            }
         }
     });
 }

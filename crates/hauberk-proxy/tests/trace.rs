@@ -5,8 +5,12 @@
 mod support;
 
 use hauberk_model::{
-    Meta,
-    outbound::{HttpPolicy, HttpRoute, OutboundProtocol},
+    Endpoint, Meta,
+    endpoints::ProtocolHint,
+    outbound::{Distribution, HttpPolicy, HttpRoute, OutboundProtocol, RouteBackend, RuleAction},
+    retry::{HttpConditions, Retry},
+    route::{Route, Rule},
+    timeout::Timeouts,
 };
 use hauberk_process::{Shutdown, Tasks};
 use hauberk_proxy::telemetry::trace::otlp::{
@@ -89,8 +93,17 @@ async fn application() -> (SocketAddr, mpsc::Receiver<String>) {
     (address, receiver)
 }
 
-fn http_route() -> HttpRoute {
-    hauberk_testkit::policy::http_route(Meta::default("http"), Vec::new(), backend())
+fn http_route(retry: Option<Retry<HttpConditions>>) -> HttpRoute {
+    let backend = RouteBackend { filters: Vec::new(), backend: backend() };
+    let action = RuleAction {
+        filters: Vec::new(),
+        backends: Distribution::FirstAvailable(vec![backend]),
+        timeouts: Timeouts::default(),
+        retry,
+        allow_l5d_request_headers: false,
+    };
+    let rules = vec![Rule { matches: Vec::new(), action }];
+    HttpRoute { meta: Meta::default("http"), route: Route { hosts: Vec::new(), rules } }
 }
 
 /// The head that the application got for a request with `headers` that passed both proxies, and the spans of each.
@@ -98,6 +111,17 @@ async fn through_both(
     headers: &str,
     is_collected: bool,
 ) -> (String, BTreeMap<&'static str, Vec<Span>>, BTreeMap<String, String>) {
+    let (mut heads, spans, resource) = through_both_with(headers, is_collected, None).await;
+    (heads.remove(0), spans, resource)
+}
+
+/// The same with the heads of all attempts.
+async fn through_both_with(
+    headers: &str,
+    is_collected: bool,
+    retry: Option<Retry<HttpConditions>>,
+) -> (Vec<String>, BTreeMap<&'static str, Vec<Span>>, BTreeMap<String, String>) {
+    let attempts = 1 + retry.as_ref().map_or(0, |retry| usize::from(retry.max_retries));
     let control = Control::start();
     let (application, mut heads) = application().await;
     let (collector_of_server, mut of_server) = collector().await;
@@ -109,11 +133,14 @@ async fn through_both(
     let server = settings(collector_of_server);
     let server = server.each_ref().map(|(name, value)| (*name, value.as_str()));
     let server = sidecar_with(&control, "server", captured_in_for(application), &server).await;
+    // Retried requests travel as HTTP/2, the others as they are.
+    let hint = if attempts > 1 { ProtocolHint::Http2 } else { ProtocolHint::Unknown };
+    let endpoint = Endpoint { hint, ..meshed(server.inbound, None) };
     control.know(|knowledge| {
-        let http = HttpPolicy { routes: vec![http_route()].into(), failure_accrual: None };
+        let http = HttpPolicy { routes: vec![http_route(retry)].into(), failure_accrual: None };
         let protocol = OutboundProtocol::Http1(http);
         knowledge.outbound.insert(SERVICE.parse().unwrap(), policy(protocol));
-        knowledge.endpoints.insert(authority(), endpoints([meshed(server.inbound, None)]));
+        knowledge.endpoints.insert(authority(), endpoints([endpoint]));
     });
     let client = settings(collector_of_client);
     let client = client.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -128,7 +155,10 @@ async fn through_both(
     let mut answer = String::new();
     within(socket.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    let head = within(heads.recv()).await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..attempts {
+        seen.push(within(heads.recv()).await.unwrap());
+    }
 
     // The end gives what is left to the collector, so nobody has to wait for a batch.
     client.end().await;
@@ -144,7 +174,7 @@ async fn through_both(
             }
         }
     }
-    (head, spans, resource)
+    (seen, spans, resource)
 }
 
 fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
@@ -162,6 +192,11 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -225,6 +260,56 @@ async fn b3_goes_on_as_b3() {
     let before = hex(&spans["server"][1].parent_span_id);
     assert_eq!(header(&head, "x-b3-parentspanid"), Some(&*before));
     assert_eq!(header(&head, "traceparent"), None);
+}
+
+#[tokio::test]
+async fn contexts_of_grpc_go_on_as_those_of_grpc() {
+    // OpenCensus' binary form: version 0, field 0 the trace, field 1 the span, field 2 the flags.
+    let bytes = |span: &str| {
+        let mut bytes = vec![0, 0];
+        bytes.extend_from_slice(&unhex(TRACE));
+        bytes.push(1);
+        bytes.extend_from_slice(&unhex(span));
+        bytes.extend_from_slice(&[2, 1]);
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD_NO_PAD, bytes)
+    };
+    let (head, spans, _) =
+        through_both(&format!("grpc-trace-bin: {}\r\n", bytes(SPAN)), true).await;
+    let last = check_chain(&spans);
+    assert_eq!(header(&head, "grpc-trace-bin"), Some(&*bytes(&last)));
+}
+
+#[tokio::test]
+async fn each_attempt_has_a_span_of_its_own_and_is_the_receivers_parent() {
+    let retry = Retry {
+        max_retries: 1,
+        max_request_bytes: 1024,
+        conditions: HttpConditions(vec![500..=599]),
+        timeout: None,
+        backoff: None,
+    };
+    let sent = format!("traceparent: 00-{TRACE}-{SPAN}-01\r\n");
+    let (heads, spans, _) = through_both_with(&sent, true, Some(retry)).await;
+    let [server, first, second] = &*spans["client"] else { panic!("{spans:?}") };
+    for (resent, attempt) in [first, second].into_iter().enumerate() {
+        assert_eq!(attempt.kind(), Kind::Client);
+        assert_eq!(attempt.parent_span_id, server.span_id);
+        let attributes = texts(&attempt.attributes);
+        assert_eq!(attributes["http.response.status_code"], "503");
+        let count = attributes.get("http.request.resend_count").map(String::as_str);
+        assert_eq!(count, (resent > 0).then_some("1"));
+        // What the next proxy tells of it has it as its parent.
+        let mut received = spans["server"].iter().filter(|s| s.kind() == Kind::Server);
+        assert!(received.any(|span| span.parent_span_id == attempt.span_id), "{spans:?}");
+    }
+    assert_ne!(first.span_id, second.span_id);
+    assert!(first.end_time_unix_nano <= second.start_time_unix_nano);
+    assert_ne!(header(&heads[0], "traceparent"), header(&heads[1], "traceparent"));
+    // How it came is told where it came in.
+    let received = spans["server"].iter().find(|span| span.kind() == Kind::Server).unwrap();
+    let attributes = texts(&received.attributes);
+    assert_eq!(attributes["http.request.header.l5d-orig-proto"], "HTTP/1.1");
+    assert!(!texts(&server.attributes).contains_key("http.request.header.l5d-orig-proto"));
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ async fn shows_strangers_only_the_proxys_settings() {
     check(&admin(), REMOTE, "GET /env.json?SECRET", 200, r#"{"SECRET":null}"#).await;
     check(&admin(), LOCAL, "GET /env.json?A=B", 400, "the query lists names: ?A&B\n").await;
     check(&admin(), LOCAL, "PUT /env.json", 405, "allowed: GET\n").await;
+    check(&admin(), LOCAL, "GET /logs.json", 404, "logging is off\n").await;
 }
 
 #[tokio::test]
@@ -118,6 +119,35 @@ async fn serves_sockets_until_the_end_and_changes_the_log_level() {
     let refused = exchange(address, &put("hauberk=loud")).await;
     assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
     assert!(refused.contains("\"loud\" is not one of"), "{refused}");
+
+    // A stream has a filter of its own, and leaves the log's as it is.
+    let mut lines = TcpStream::connect(address).await.expect("the server listens");
+    let ask = "GET /logs.json?error,hauberk_test=trace HTTP/1.1\r\nhost: a\r\n\r\n";
+    lines.write_all(ask.as_bytes()).await.expect("the server reads");
+    let mut seen = String::new();
+    while !seen.contains("\r\n\r\n") {
+        seen.push(char::from(lines.read_u8().await.expect("the server answers")));
+    }
+    assert!(seen.starts_with("HTTP/1.1 200") && seen.contains("application/x-ndjson"), "{seen}");
+    tracing::trace!(target: "hauberk_test", number = 7, "only for \"streams\"");
+    tracing::debug!(target: "hauberk_other", "for nobody here");
+    tracing::error!(target: "elsewhere", "for everybody");
+    while !seen.contains("for everybody") {
+        let mut piece = [0; 1024];
+        let read = lines.read(&mut piece).await.expect("the server goes on");
+        assert!(read > 0, "{seen}");
+        seen.push_str(std::str::from_utf8(&piece[..read]).expect("text"));
+    }
+    assert!(seen.contains(r#""fields":{"message":"only for \"streams\"","number":7}"#), "{seen}");
+    assert!(seen.contains("\"level\":\"TRACE\"") && !seen.contains("for nobody"), "{seen}");
+    assert_eq!(log.filter().to_string(), "warn,hauberk=debug");
+    drop(lines);
+    let refused =
+        exchange(address, "GET /logs.json?a=loud HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    assert!(refused.await.starts_with("HTTP/1.1 400"));
+    let streams: Vec<_> = (0..5).map(|_| log.stream(log.filter())).collect();
+    assert!(streams.last().is_some_and(Option::is_none), "at most four");
+    drop(streams);
 
     // Draining does not silence the server; the end does.
     let guard = tasks.shutdown().guard();

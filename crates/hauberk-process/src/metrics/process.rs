@@ -4,11 +4,10 @@
 //! A value that cannot be read is left out. Reading happens at each scrape and costs about four
 //! small file reads and a directory listing.
 
-use std::fmt;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Kind, Metrics, TextWriter};
+use super::{Exposition, Kind, Metrics};
 use crate::Tasks;
 
 /// Ticks per second of the times in `/proc`. The kernel's ABI fixes it at 100 on all
@@ -18,25 +17,25 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Registers the `process_*` families. `started` is the wall clock at the start of the process.
 pub fn register(metrics: &Metrics, started: SystemTime) {
     let start_seconds = started.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    metrics.add_writer(move |text| {
+    metrics.add_collector(move |out| {
         let start = "Unix time at which the process started, in seconds";
-        single(text, "process_start_time_seconds", Kind::Gauge, start, start_seconds);
-        write(text, &Sample::read());
+        out.single("process_start_time_seconds", Kind::Gauge, start, start_seconds);
+        write(out, &Sample::read());
     });
 }
 
 /// Registers how many tasks run, and how many have panicked, by name.
 pub fn register_tasks(metrics: &Metrics, tasks: &Tasks) {
     let tasks = tasks.clone();
-    metrics.add_writer(move |text| {
+    metrics.add_collector(move |out| {
         let states = tasks.states();
-        text.family("process_tasks", Kind::Gauge, "Tasks now running");
+        out.family("process_tasks", Kind::Gauge, "Tasks now running");
         for state in &states {
-            text.sample("process_tasks", &[("task", state.name)], state.running);
+            out.sample(&[("task", state.name)], state.running as u64);
         }
-        text.family("process_task_panics_total", Kind::Counter, "Tasks that panicked");
+        out.family("process_task_panics_total", Kind::Counter, "Tasks that panicked");
         for state in &states {
-            text.sample("process_task_panics_total", &[("task", state.name)], state.panics);
+            out.sample(&[("task", state.name)], state.panics);
         }
     });
 }
@@ -89,11 +88,11 @@ impl Sample {
     }
 }
 
-fn write(text: &mut TextWriter, sample: &Sample) {
+fn write(out: &mut Exposition, sample: &Sample) {
     let Sample { cpu_seconds, threads, resident_bytes, virtual_bytes, open_fds, max_fds } = sample;
     if let Some(value) = cpu_seconds {
         let help = "User and system CPU time spent, in seconds";
-        single(text, "process_cpu_seconds_total", Kind::Counter, help, value);
+        out.single("process_cpu_seconds_total", Kind::Counter, help, *value);
     }
     let gauges = [
         ("process_threads", "Threads of the operating system", threads),
@@ -104,14 +103,9 @@ fn write(text: &mut TextWriter, sample: &Sample) {
     ];
     for (name, help, value) in gauges {
         if let Some(value) = value {
-            single(text, name, Kind::Gauge, help, value);
+            out.single(name, Kind::Gauge, help, *value);
         }
     }
-}
-
-fn single(text: &mut TextWriter, name: &str, kind: Kind, help: &str, value: impl fmt::Display) {
-    text.family(name, kind, help);
-    text.sample(name, &[], value);
 }
 
 #[cfg(test)]

@@ -1,124 +1,92 @@
 //! Writes families in the Prometheus text format, version 0.0.4.
 //!
-//! For numbers that do not live in a registry. See
-//! <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! See <https://prometheus.io/docs/instrumenting/exposition_formats/>. Ends with `# EOF`, a comment in this format, by
+//! which readers of linkerd2-proxy's metrics know that they have everything.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 
-use super::Distribution;
-
-/// What a family measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only rises.
-    Counter,
-    /// Rises and falls.
-    Gauge,
-    /// Buckets, sum and count.
-    Histogram,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        }
-    }
-}
+use super::exposition::Value;
+use super::registry::Kind;
 
 /// Text that grows by families and samples.
 #[derive(Debug, Default)]
-pub struct TextWriter {
+pub struct Text {
     text: String,
+    /// Of the family begun last.
+    name: String,
 }
 
-impl TextWriter {
-    /// No text.
-    pub fn new() -> Self {
-        Self::default()
-    }
+const INFALLIBLE: &str = "writing to a String does not fail";
 
-    /// The text.
-    pub fn finish(self) -> String {
+impl Text {
+    pub(super) fn finish(mut self) -> String {
+        self.text.push_str("# EOF\n");
         self.text
     }
 
-    /// Begins a family; its samples must follow at once. The name is the full one, with `_total`
-    /// if it has that.
-    pub fn family(&mut self, name: &str, kind: Kind, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.name()));
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect(INFALLIBLE);
+        name.clone_into(&mut self.name);
     }
 
-    /// One sample. Label values are escaped, names must be legal.
-    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.series(name, "", labels, None);
-        self.value(value);
-    }
-
-    /// One sample whose labels are written already, in the form `a="b",c="d"`.
-    pub fn sample_with(&mut self, name: &str, labels: &str, value: impl Display) {
-        self.text.push_str(name);
-        if !labels.is_empty() {
-            self.text.push('{');
-            self.text.push_str(labels);
-            self.text.push('}');
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: &Value) {
+        match value {
+            Value::Count(value) => self.line("", None, labels, format_args!("{value}")),
+            Value::Integer(value) => self.line("", None, labels, format_args!("{value}")),
+            Value::Real(value) => self.line("", None, labels, format_args!("{value:?}")),
+            Value::Distribution(snapshot) => {
+                let mut count = 0;
+                for (bound, bucket) in &snapshot.classic {
+                    count += bucket;
+                    self.line("_bucket", Some(*bound), labels, format_args!("{count}"));
+                }
+                self.line("_sum", None, labels, format_args!("{:?}", snapshot.sum));
+                self.line("_count", None, labels, format_args!("{count}"));
+            }
         }
-        self.value(value);
     }
 
-    /// All samples of one histogram; the name is without `_bucket`.
-    pub fn distribution(&mut self, name: &str, labels: &[(&str, &str)], values: &Distribution) {
-        let mut count = 0;
-        for (bound, bucket) in values.buckets() {
-            count += bucket;
-            self.series(name, "_bucket", labels, Some(bound));
-            self.value(count);
+    fn line(
+        &mut self,
+        suffix: &str,
+        le: Option<f64>,
+        labels: &[(&str, &str)],
+        value: std::fmt::Arguments<'_>,
+    ) {
+        let Self { text, name } = self;
+        text.push_str(name);
+        text.push_str(suffix);
+        let mut before = '{';
+        match le {
+            Some(bound) if bound.is_infinite() => text.push_str("{le=\"+Inf\""),
+            Some(bound) => write!(text, "{{le=\"{bound:?}\"").expect(INFALLIBLE),
+            None => {}
         }
-        self.series(name, "_count", labels, None);
-        self.value(count);
-        self.series(name, "_sum", labels, None);
-        self.value(values.sum());
-    }
-
-    /// Writes labels in the form that [`TextWriter::sample_with`] takes, for callers that keep
-    /// them.
-    pub fn labels(labels: &[(&str, &str)]) -> String {
-        let mut text = String::new();
+        if le.is_some() {
+            before = ',';
+        }
         for (name, value) in labels {
-            push_label(&mut text, name, value);
+            text.push(before);
+            before = ',';
+            text.push_str(name);
+            text.push_str("=\"");
+            push_escaped(text, value);
+            text.push('"');
         }
-        text
-    }
-
-    fn series(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], le: Option<f64>) {
-        self.text.push_str(name);
-        self.text.push_str(suffix);
-        let mut written = Self::labels(labels);
-        if let Some(bound) = le {
-            let bound = if bound.is_infinite() { "+Inf".to_owned() } else { bound.to_string() };
-            push_label(&mut written, "le", &bound);
+        if before == ',' {
+            text.push('}');
         }
-        if !written.is_empty() {
-            self.text.push('{');
-            self.text.push_str(&written);
-            self.text.push('}');
-        }
-    }
-
-    fn value(&mut self, value: impl Display) {
-        writeln!(self.text, " {value}").expect("writing to a String does not fail");
+        writeln!(text, " {value}").expect(INFALLIBLE);
     }
 }
 
-fn push_label(text: &mut String, name: &str, value: &str) {
-    if !text.is_empty() {
-        text.push(',');
-    }
-    text.push_str(name);
-    text.push_str("=\"");
+fn push_escaped(text: &mut String, value: &str) {
     for c in value.chars() {
         match c {
             '"' => text.push_str("\\\""),
@@ -127,11 +95,12 @@ fn push_label(text: &mut String, name: &str, value: &str) {
             c => text.push(c),
         }
     }
-    text.push('"');
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Distribution;
+    use super::super::instrument::Series;
     use super::*;
 
     #[test]
@@ -139,20 +108,24 @@ mod tests {
         let distribution = Distribution::new(&[1.0, 2.0]);
         distribution.observe(0.5);
         distribution.observe(7.0);
-        let mut text = TextWriter::new();
+        let mut text = Text::default();
         text.family("latency_ms", Kind::Histogram, "How long\nit took");
-        text.distribution("latency_ms", &[("path", "a\"b\\c\n")], &distribution);
-        text.sample("up", &[], 1);
+        text.sample(&[("path", "a\"b\\c\n")], &distribution.value());
+        text.family("up", Kind::Gauge, "Whether it is");
+        text.sample(&[], &Value::Integer(1));
         assert_eq!(
             text.finish(),
             "# HELP latency_ms How long\\nit took\n\
              # TYPE latency_ms histogram\n\
-             latency_ms_bucket{path=\"a\\\"b\\\\c\\n\",le=\"1\"} 1\n\
-             latency_ms_bucket{path=\"a\\\"b\\\\c\\n\",le=\"2\"} 1\n\
-             latency_ms_bucket{path=\"a\\\"b\\\\c\\n\",le=\"+Inf\"} 2\n\
-             latency_ms_count{path=\"a\\\"b\\\\c\\n\"} 2\n\
+             latency_ms_bucket{le=\"1.0\",path=\"a\\\"b\\\\c\\n\"} 1\n\
+             latency_ms_bucket{le=\"2.0\",path=\"a\\\"b\\\\c\\n\"} 1\n\
+             latency_ms_bucket{le=\"+Inf\",path=\"a\\\"b\\\\c\\n\"} 2\n\
              latency_ms_sum{path=\"a\\\"b\\\\c\\n\"} 7.5\n\
-             up 1\n"
+             latency_ms_count{path=\"a\\\"b\\\\c\\n\"} 2\n\
+             # HELP up Whether it is\n\
+             # TYPE up gauge\n\
+             up 1\n\
+             # EOF\n"
         );
     }
 }

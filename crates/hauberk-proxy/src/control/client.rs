@@ -4,7 +4,13 @@
 //! on loopback, in plaintext. Names are resolved by the system, on the admin runtime's blocking pool, anew for each
 //! connection; addresses are tried in random order until one answers, so proxies spread over the replicas.
 
-use crate::{io::Raw, settings::Service, tls::Identity};
+use super::calls::Channel;
+use crate::{
+    io::Raw,
+    settings::Service,
+    telemetry::{labels::Labels, metrics::Control},
+    tls::Identity,
+};
 use hauberk_identity::{Alpn, TlsSettings, TrustAnchors, client_config, verify::expect_identity};
 use hauberk_linux::socket::ConnectionOptions;
 use hauberk_model::{WorkloadId, settings::value::Address};
@@ -14,7 +20,7 @@ use rand::seq::SliceRandom;
 use rustls_pki_types::ServerName;
 use std::{
     fmt, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -22,7 +28,7 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 
 /// Name look-up, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,6 +45,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Connector {
     way: Way,
     executor: Spawner,
+    metrics: Control,
 }
 
 /// How the control plane is reached.
@@ -64,24 +71,32 @@ impl fmt::Debug for Way {
 
 impl Connector {
     /// A connector that shows the newest certificate of `identity`, if there is one yet.
-    pub fn new(identity: Identity, anchors: Arc<TrustAnchors>, tasks: &Tasks) -> Self {
+    pub fn new(
+        identity: Identity,
+        anchors: Arc<TrustAnchors>,
+        metrics: Control,
+        tasks: &Tasks,
+    ) -> Self {
         let way = Way::Network { identity, anchors };
-        Self { way, executor: tasks.kind("control-connection") }
+        Self { way, executor: tasks.kind("control-connection"), metrics }
     }
 
     /// A connector for simulations: connections are pipes that `dial` makes, in plaintext. `window_bytes` is how much a
     /// stream may be ahead of its reader, so that a small one shows what slow readers do to the control plane.
     pub fn in_memory(window_bytes: u32, dial: Arc<Dial>, tasks: &Tasks) -> Self {
         let way = Way::Memory { window_bytes, dial };
-        Self { way, executor: tasks.kind("control-connection") }
+        let executor = tasks.kind("control-connection");
+        Self { way, executor, metrics: Control::default() }
     }
 
     /// A channel that connects when it is used.
     pub fn channel(&self, service: &Service) -> Channel {
-        let authority = match &service.address {
-            Address::Socket(address) => address.to_string(),
-            Address::Name { host, port } => format!("{host}:{port}"),
-        };
+        let (channel, labels) = (self.connecting(service), labels(service));
+        Channel::new(channel, self.metrics.calls.clone(), labels)
+    }
+
+    fn connecting(&self, service: &Service) -> tonic::transport::Channel {
+        let authority = &service.address;
         let endpoint = Endpoint::from_shared(format!("http://{authority}"))
             .expect("an address of the settings is a URI's authority")
             .executor(self.executor.clone())
@@ -107,7 +122,7 @@ impl Connector {
                 return dial(&service.address).map(|pipe| ControlIo::Plain(Raw::Memory(pipe)));
             }
         };
-        let mut addresses = resolve(&service.address).await?;
+        let mut addresses = self.resolve(&service.address).await?;
         addresses.shuffle(&mut rand::rng());
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
@@ -120,6 +135,36 @@ impl Connector {
             tracing::debug!(%address, error = %last, "cannot connect to the control plane");
         }
         Err(last)
+    }
+
+    /// The addresses of a service. Loopback needs no look-up, and gets none.
+    async fn resolve(&self, address: &Address) -> io::Result<Vec<SocketAddr>> {
+        let (host, port) = match address {
+            Address::Socket(address) => return Ok(vec![*address]),
+            Address::Name { port, .. } if address.is_loopback() => {
+                let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+                let loopback: [IpAddr; 2] = [v4, v6];
+                return Ok(loopback.map(|address| SocketAddr::new(address, *port)).to_vec());
+            }
+            Address::Name { host, port } => (host.as_str(), *port),
+        };
+        let found = tokio::net::lookup_host((host, port)).await;
+        // The system asks for both kinds of address at once.
+        let labels = Labels::new()
+            .with("client", host.to_owned())
+            .with("record_type", "A/AAAA")
+            .with("result", if found.is_ok() { "ok" } else { "error" });
+        self.metrics.resolutions.get_or_create(&labels).inc();
+        Ok(found?.collect())
+    }
+}
+
+/// `addr`, and `tls` with the name that the service must have.
+fn labels(service: &Service) -> Labels {
+    let labels = Labels::new().with("addr", service.address.to_string());
+    match &service.identity {
+        Some(identity) => labels.with("tls", "true").with("server_id", identity.to_string()),
+        None => labels.with("tls", "no_identity").with("no_tls_reason", "loopback"),
     }
 }
 
@@ -150,19 +195,6 @@ async fn dial(
     expect_identity(tls.get_ref().1.peer_certificates(), expected)
         .map_err(|wrong| io::Error::new(io::ErrorKind::PermissionDenied, wrong))?;
     Ok(ControlIo::Tls(Box::new(tls)))
-}
-
-/// The addresses of a service. Loopback needs no look-up, and gets none.
-async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
-    match address {
-        Address::Socket(address) => Ok(vec![*address]),
-        Address::Name { port, .. } if address.is_loopback() => {
-            Ok(vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()])
-        }
-        Address::Name { host, port } => {
-            Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect())
-        }
-    }
 }
 
 /// A connection to the control plane.
@@ -209,5 +241,40 @@ impl AsyncWrite for ControlIo {
             Self::Plain(raw) => Pin::new(raw).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hauberk_process::Shutdown;
+    use hauberk_process::metrics::Registry;
+
+    #[tokio::test]
+    async fn names_are_looked_up_and_that_is_counted() {
+        let tasks = Tasks::new(Shutdown::new());
+        let refuse = |_: &Address| Err(io::ErrorKind::Unsupported.into());
+        let connector = Connector::in_memory(1024, Arc::new(refuse), &tasks);
+        let mut registry = Registry::default();
+        let resolutions = connector.metrics.resolutions.clone();
+        registry.register("control_dns_resolutions", "Look-ups", resolutions);
+        for (address, is_found) in [
+            ("localhost:80", true),
+            ("name.invalid:80", false),
+            ("localhost.:80", true),
+            ("10.0.0.1:80", true),
+        ] {
+            let found =
+                connector.resolve(&hauberk_model::settings::value::address(address).unwrap()).await;
+            assert_eq!(found.is_ok_and(|all| !all.is_empty()), is_found, "{address}");
+        }
+        let text = registry.text();
+        let name = "control_dns_resolutions_total";
+        for (client, result) in [("localhost", "ok"), ("name.invalid", "error")] {
+            let labels =
+                format!("{{client=\"{client}\",record_type=\"A/AAAA\",result=\"{result}\"}} 1");
+            assert!(text.contains(&format!("{name}{labels}\n")), "{text}");
+        }
+        assert_eq!(text.matches(&format!("{name}{{")).count(), 2, "addresses need no look-up");
     }
 }

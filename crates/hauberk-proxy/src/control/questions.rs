@@ -1,5 +1,6 @@
 //! The kinds of question that can be asked, each with how its stream is opened and what its messages mean.
 
+use super::calls::Channel;
 use super::streams::{Question, Shared};
 use super::{Lookup, Target};
 use hauberk_model::{Authority, Endpoint, Endpoints, Port, endpoints::Labels};
@@ -12,7 +13,7 @@ use hauberk_wire::{
     },
 };
 use std::sync::Arc;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 /// Largest message we read: a set of 2,000 endpoints takes about 1 MB.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -235,6 +236,7 @@ mod tests {
     #[tokio::test]
     async fn endpoints_carry_the_labels_of_their_set_and_stay_the_same_while_unchanged() {
         let channel = tonic::transport::Endpoint::from_static("http://unused").connect_lazy();
+        let channel = Channel::new(channel, Default::default(), Default::default());
         let authority = Authority::new("a", Port::new(80).unwrap());
         let mut question = EndpointsOf::new(&channel, &authority);
         let mut take = |update: &Update| match question.take(to_wire(update)).unwrap().0 {

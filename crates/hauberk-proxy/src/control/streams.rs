@@ -6,6 +6,7 @@
 
 use super::{
     Directory, Lookup, Start,
+    calls::Channel,
     client::Connector,
     questions::{EndpointsOf, InboundPolicyOf, OutboundPolicyOf, ProfileOf},
 };
@@ -21,7 +22,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 /// A control plane that has come back is found within this time, whatever the settings allow.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -167,7 +168,7 @@ async fn follow<Q: Question>(
     forget_unwatched: impl Fn() -> bool,
 ) {
     let labels = MetricLabels::new().with("service", Q::SERVICE);
-    let streams = shared.metrics.streams.get_or_create_owned(&labels);
+    let streams = shared.metrics.streams.get_or_create(&labels);
     let shutdown = shared.tasks.shutdown();
     let mut failures = 0;
     loop {

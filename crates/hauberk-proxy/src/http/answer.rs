@@ -57,9 +57,11 @@ pub struct Manner {
 pub fn row(failure: &Failure) -> Row {
     let row = |status, code, closes, label| Row { status, code, closes, label };
     match &failure.what {
-        What::NoRoute => row(StatusCode::NOT_FOUND, 5, false, None),
-        What::Unauthorized | What::Forbidden => row(StatusCode::FORBIDDEN, 7, false, None),
-        What::RateLimited => row(StatusCode::TOO_MANY_REQUESTS, 8, false, None),
+        What::NoRoute | What::NoRouteOf(_) => row(StatusCode::NOT_FOUND, 5, false, None),
+        What::Unauthorized | What::Denied(_) | What::Forbidden => {
+            row(StatusCode::FORBIDDEN, 7, false, None)
+        }
+        What::RateLimited(_) => row(StatusCode::TOO_MANY_REQUESTS, 8, false, None),
         What::Timeout(_) => row(StatusCode::GATEWAY_TIMEOUT, 4, false, Some("response timeout")),
         What::ProfileTimeout => row(StatusCode::GATEWAY_TIMEOUT, 4, true, Some("response timeout")),
         What::IdentityRequired { .. } => {
@@ -201,8 +203,10 @@ mod tests {
         let timeout = std::time::Duration::from_secs(1);
         check(What::NoRoute, 404, "5", false);
         check(What::Unauthorized, 403, "7", false);
+        check(What::NoRouteOf("server s".into()), 404, "5", false);
+        check(What::Denied("route r of server s".into()), 403, "7", false);
         check(What::Forbidden, 403, "7", false);
-        check(What::RateLimited, 429, "8", false);
+        check(What::RateLimited("limit l of server s".into()), 429, "8", false);
         check(What::Timeout("response timed out"), 504, "4", false);
         check(What::ProfileTimeout, 504, "4", true);
         check(What::IdentityRequired { required: "a.b".into() }, 502, "14", false);

@@ -1,6 +1,6 @@
 //! Message bodies as one closed enum; nothing is boxed per frame and nothing is buffered.
 //!
-//! Requests travel as [`Body::Incoming`], as [`Body::Original`] where they are mirrored (their copies
+//! Requests travel as [`Body::Counted`], or [`Body::Incoming`] if nothing is to come, as [`Body::Original`] where they are mirrored (their copies
 //! as [`Body::Copy`]), or as [`Body::Tracked`] where a limit of time or a retry depends on how far
 //! they have come. Responses travel as [`Body::Observed`], which tells an
 //! [`End`] what happens on the way: the first frame (load estimate), the end with its trailers
@@ -18,12 +18,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use hauberk_process::metrics::Distribution;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::classify::{Break, Class};
-use super::exchange::End;
+use super::exchange::{End, Upload};
 use super::incoming::{Incoming, StreamError};
 use super::limits::{Limit, Progress, Timer};
 use super::replay::{ReadError, Reader};
@@ -60,6 +61,8 @@ pub enum Body {
     Empty,
     /// Passed on as it comes.
     Incoming(Incoming),
+    /// A request body whose pieces are counted. Boxed, since messages are moved often.
+    Counted(Box<Counted>),
     /// A request body that is copied on the way. Boxed, since it is rare.
     Original(Box<Original>),
     /// A copy of a request body. Boxed, since it is rare.
@@ -68,6 +71,14 @@ pub enum Body {
     Tracked(Box<Tracked>),
     /// A response body whose end matters to somebody. Boxed, since messages are moved often.
     Observed(Box<Observed>),
+}
+
+/// A request body whose pieces are counted on the way.
+#[derive(Debug)]
+pub struct Counted {
+    inner: Incoming,
+    frames: Distribution,
+    upload: Option<Rc<Upload>>,
 }
 
 /// A request body that tells how far it has come.
@@ -102,6 +113,24 @@ pub struct Observed {
 }
 
 impl Body {
+    /// A request body whose pieces are counted in `frames`, if there are any to come. Gives what knows its end where
+    /// `wants_end`; without it a body has ended already.
+    pub fn counted(
+        inner: Incoming,
+        frames: Option<&Distribution>,
+        wants_end: bool,
+    ) -> (Self, Option<Rc<Upload>>) {
+        match frames {
+            Some(frames) if !http_body::Body::is_end_stream(&inner) => {
+                let upload = wants_end.then(Rc::<Upload>::default);
+                let frames = frames.clone();
+                let counted = Counted { inner, frames, upload: upload.clone() };
+                (Body::Counted(Box::new(counted)), upload)
+            }
+            _ => (Body::Incoming(inner), None),
+        }
+    }
+
     /// A response body that tells `end` how it went, and breaks off when `timer` says so. A body
     /// that is empty already has ended. `held` are frames that were read of it before.
     pub fn observed(inner: Incoming, held: Held, end: End, timer: Option<Timer>) -> Self {
@@ -128,6 +157,7 @@ impl http_body::Body for Body {
             Body::Incoming(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)))
             }
+            Body::Counted(counted) => counted.poll_frame(cx),
             Body::Original(original) => Pin::new(&mut **original)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|f| f.map_err(Into::into))),
@@ -143,6 +173,7 @@ impl http_body::Body for Body {
         match self {
             Body::Empty => true,
             Body::Incoming(incoming) => incoming.is_end_stream(),
+            Body::Counted(counted) => counted.inner.is_end_stream(),
             Body::Original(original) => original.is_end_stream(),
             Body::Copy(copy) => copy.is_end_stream(),
             Body::Tracked(tracked) => tracked.source.is_end_stream(),
@@ -154,6 +185,7 @@ impl http_body::Body for Body {
         match self {
             Body::Empty => SizeHint::with_exact(0),
             Body::Incoming(incoming) => incoming.size_hint(),
+            Body::Counted(counted) => counted.inner.size_hint(),
             Body::Original(original) => original.size_hint(),
             Body::Copy(copy) => copy.size_hint(),
             Body::Tracked(tracked) => match &tracked.source {
@@ -171,6 +203,26 @@ impl Source {
             Source::Original(original) => http_body::Body::is_end_stream(original),
             Source::Replay(reader) => reader.is_end_stream(),
         }
+    }
+}
+
+impl Counted {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut self.inner), cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.frames.observe(data.len() as f64);
+        }
+        if let Some(upload) = &self.upload
+            && (frame.is_none() || http_body::Body::is_end_stream(&self.inner))
+        {
+            upload.end();
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 }
 

@@ -4,6 +4,7 @@
 //! the response [`Body`](super::body::Body), told exactly once. Holds what must stay alive until
 //! then: the lease of the endpoint, the pooled connection, the place among requests under way.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::{HeaderMap, StatusCode};
@@ -13,6 +14,7 @@ use super::classify::{Break, Class, Pending, Verdict};
 use super::client::{Client, Keep};
 use super::limit::Permit;
 use crate::balance::{Lease, Outcome};
+use crate::inbound::request::UnderWay;
 use crate::telemetry::http::Series;
 use crate::telemetry::route::RouteSeries;
 use crate::telemetry::tap::Tapped;
@@ -43,6 +45,25 @@ pub struct End {
     pub permit: Option<Permit>,
     /// Who watches.
     pub tapped: Option<Box<Tapped>>,
+    /// When the request's body ended, where that matters.
+    pub upload: Option<Rc<Upload>>,
+    /// That the request is under way, told to whoever may end it.
+    pub under_way: Option<UnderWay>,
+}
+
+/// Tells when a request's body has ended.
+#[derive(Debug, Default)]
+pub struct Upload {
+    ended: Cell<Option<Instant>>,
+}
+
+impl Upload {
+    /// It has ended now.
+    pub fn end(&self) {
+        if self.ended.get().is_none() {
+            self.ended.set(Some(Instant::now()));
+        }
+    }
 }
 
 impl End {
@@ -60,6 +81,9 @@ impl End {
     pub fn piece(&mut self, bytes: usize) {
         if let Some(tapped) = &mut self.tapped {
             tapped.count(bytes);
+        }
+        for route in self.routes.iter().flatten() {
+            route.response_frame(bytes);
         }
     }
 
@@ -93,6 +117,12 @@ impl End {
         if let Some(route) = route {
             let of_request = now.saturating_duration_since(self.began);
             route.response(self.status, class, of_request);
+            if route.wants_request_end() {
+                // A request without a body ended with its head.
+                let ended =
+                    self.upload.as_ref().map_or(Some(self.began), |upload| upload.ended.get());
+                route.answered(now.saturating_duration_since(ended.unwrap_or(now)));
+            }
         }
         if let Some(backend) = backend {
             backend.response(self.status, class, of_attempt);

@@ -77,6 +77,9 @@ pub enum What {
     /// Nothing permits this client.
     #[error("unauthorized")]
     Unauthorized,
+    /// Nothing permits this client's request; the text names server and route.
+    #[error("unauthorized: {0}")]
+    Denied(Arc<str>),
     /// The policy forbids it.
     #[error("forbidden by policy")]
     Forbidden,
@@ -95,9 +98,12 @@ pub enum What {
     /// No route of the policy is for this request.
     #[error("no route found")]
     NoRoute,
-    /// A rate limit of the policy is exceeded.
-    #[error("rate limit exceeded")]
-    RateLimited,
+    /// No route of a server's policy is for this request; the text names the server.
+    #[error("no route found: {0}")]
+    NoRouteOf(Arc<str>),
+    /// A rate limit of the policy is exceeded; the text names it, and the server.
+    #[error("rate limit exceeded: {0}")]
+    RateLimited(Arc<str>),
     /// The application demands a server identity that the endpoint does not have.
     #[error("required identity {required} is not that of the endpoint")]
     IdentityRequired {

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use hauberk_process::metrics::Distribution;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
@@ -31,6 +32,7 @@ pub struct Tee {
 pub struct Original<B = Incoming> {
     source: B,
     tee: Option<Rc<Tee>>,
+    frames: Option<Distribution>,
 }
 
 /// A copy of it.
@@ -118,7 +120,13 @@ impl Queue {
 impl<B> Original<B> {
     /// `source`, with copies if there are any.
     pub fn new(source: B, tee: Option<Rc<Tee>>) -> Self {
-        Self { source, tee }
+        Self { source, tee, frames: None }
+    }
+
+    /// The same body, whose pieces are counted.
+    pub fn counted(mut self, frames: Option<&Distribution>) -> Self {
+        self.frames = frames.cloned();
+        self
     }
 }
 
@@ -132,6 +140,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Original<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let original = self.get_mut();
         let frame = ready!(Pin::new(&mut original.source).poll_frame(cx));
+        if let (Some(frames), Some(Ok(frame))) = (&original.frames, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            frames.observe(data.len() as f64);
+        }
         if let Some(tee) = &original.tee {
             if let Some(frame) = &frame {
                 tee.give(frame);

@@ -32,7 +32,7 @@ pub async fn connect(worker: &Worker, address: SocketAddr) -> Result<Io, Failure
         .direction(Direction::Inbound)
         .with("peer", PeerEnd::Destination.as_str())
         .tls_accepted(&Tls::None(NoTls::Loopback));
-    io.observe(Sensor::open(&worker.metrics.tcp.transport(labels)));
+    io.observe(Sensor::open(&worker.metrics.tcp.transport(labels, None)));
     Ok(io)
 }
 
@@ -105,6 +105,12 @@ fn check(worker: &Worker, facts: &Facts, policy: &Policy) -> Result<(), Failure>
                 .authorization(authorization)
                 .tls_accepted(&facts.tls);
             inbound.tcp_allow.get_or_create(&labels).inc();
+            if authorization.is_audit() {
+                tracing::info!(
+                    client = %facts.client, target = %facts.original_dst, server = %now.server,
+                    tls = ?facts.tls, "connection allowed: audit"
+                );
+            }
             Ok(())
         }
         Decision::Deny => {

@@ -156,7 +156,7 @@ impl Gateway {
         let manner = Manner { version: request.version(), ..manner };
         let (worker, target) = (Rc::clone(worker), Rc::clone(target));
         let connection = Connection::new(worker, facts.client, target, version, Rc::clone(control));
-        connection.pass_on(request, manner, Instant::now(), None).await
+        connection.pass_on(request, manner, Instant::now(), None, &mut Vec::new()).await
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Limiter {
     identity: Option<Rate>,
     overrides: Vec<(Vec<WorkloadId>, Rate)>,
     clients: RefCell<HashMap<Option<WorkloadId>, Bucket>>,
+    /// When a line was last logged about a refusal.
+    said: Cell<Option<Instant>>,
     crowd: RefCell<HashMap<u64, Bucket>>,
 }
 
@@ -74,8 +76,18 @@ impl Limiter {
                 .map(|o| (o.clients.clone(), rate(o.requests_per_second)))
                 .collect(),
             clients: RefCell::default(),
+            said: Cell::default(),
             crowd: RefCell::default(),
         }
+    }
+
+    /// Whether a refusal is to be logged: one a second is.
+    pub fn is_worth_a_line(&self, now: Instant) -> bool {
+        let is_due = self.said.get().is_none_or(|said| now >= said + Duration::from_secs(1));
+        if is_due {
+            self.said.set(Some(now));
+        }
+        is_due
     }
 
     /// Lets a request of `client` through, or names the limit that does not.

@@ -10,12 +10,16 @@
 //! HTTP/1 inside HTTP/2 is only unpacked for meshed clients.
 //!
 //! Estimate per request and hop: as outbound, with one authorization check instead of the balancer
-//! and one look-up of resolved counters (a scan of the few routes this client has used).
+//! and one look-up of resolved counters (a scan of the few routes this client has used); a request
+//! with a body costs one more allocation, to know when it ended.
+//!
+//! A connection is cut when a new policy does not permit a request that is under way on it; see
+//! `Connection::no_longer_permitted`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -27,9 +31,9 @@ use hauberk_model::route::grpc::GrpcMatch;
 use hauberk_model::route::http::{HttpMatch, PathMatch};
 use hauberk_model::route::{Found, Match, Route, Rule};
 use hauberk_model::{Endpoint, Endpoints, Meta};
+use hauberk_process::metrics::Counter;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
-use prometheus_client::metrics::counter::Counter;
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -130,13 +134,20 @@ pub async fn serve_onward(
         version,
         control: Rc::clone(&control),
         resolved: RefCell::default(),
+        used: RefCell::default(),
+        tunnel: RefCell::default(),
     });
     let settings = &worker.config.inbound.side.http2_server;
-    server::serve(&worker, io, version, settings, control, move |request| {
-        let connection = Rc::clone(&connection);
+    let answering = Rc::clone(&connection);
+    let serving = server::serve(&worker, io, version, settings, control, move |request| {
+        let connection = Rc::clone(&answering);
         async move { connection.answer(request).await }
-    })
-    .await;
+    });
+    tokio::select! {
+        () = serving => {}
+        // The connection is cut: what is under way on it may not go on for one more byte.
+        () = connection.no_longer_permitted() => {}
+    }
 }
 
 /// What the requests of one connection share.
@@ -151,6 +162,27 @@ struct Connection {
     client_id: Option<HeaderValue>,
     /// Counters by route and authorization under the policy seen last.
     resolved: RefCell<Resolved>,
+    /// The same under every policy that has requests under way.
+    used: RefCell<Vec<Weak<Counters>>>,
+    /// What an upgrade has made of the connection is under way as long as that lasts.
+    tunnel: RefCell<Option<UnderWay>>,
+}
+
+/// A request that is not over.
+#[derive(Debug)]
+pub struct UnderWay(Rc<Counters>);
+
+impl UnderWay {
+    fn new(counters: &Rc<Counters>) -> Self {
+        counters.under_way.set(counters.under_way.get() + 1);
+        Self(Rc::clone(counters))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -167,6 +199,12 @@ struct Counters {
     authorization: usize,
     /// Whom the request asked, where metrics say so.
     authority: Option<Box<str>>,
+    /// The name of the route, by which it is found again in another policy.
+    meta: Meta,
+    /// Permitted only so that it is known who is (default policy `audit`).
+    is_audited: bool,
+    /// Requests that are not over.
+    under_way: Cell<usize>,
     allow: Counter,
     of_route: Rc<RouteSeries>,
     series: Rc<Series>,
@@ -187,19 +225,21 @@ impl Connection {
         }
         let log = self.worker.config.inbound.access_log.map(|format| {
             let id = self.facts.client_id();
-            Entry::new(format, self.facts.client, id, SystemTime::now(), &request)
+            // Boxed, since most proxies write none.
+            Box::new(Entry::new(format, self.facts.client, id, SystemTime::now(), &request))
         });
         let manner = Manner { grpc: headers::is_grpc(&request), version, informs: self.is_meshed };
+        // Before the request is unpacked, so that spans tell how it came.
+        let mut traced = self.worker.tracer.as_ref().and_then(|tracer| {
+            let random = || self.worker.random.borrow_mut().random();
+            tracer.begin(&mut request, Direction::Inbound, self.facts.client, random)
+        });
         // Removed in any case, believed only when it comes from a proxy of the mesh.
         let carried = orig_proto::take(request.headers_mut())
             .filter(|_| self.is_meshed && self.version == Version::Http2);
         if let Some(carried) = carried {
             orig_proto::downgrade(&mut request, carried);
         }
-        let mut traced = self.worker.tracer.as_ref().and_then(|tracer| {
-            let random = || self.worker.random.borrow_mut().random();
-            tracer.begin(&mut request, Direction::Inbound, self.facts.client, random)
-        });
         let sent = self.pass_on(request, manner, began, traced.as_deref_mut()).await;
         let mut response = match sent {
             Ok(response) => response,
@@ -242,6 +282,12 @@ impl Connection {
         let found = table.find(&parts).ok_or_else(|| self.no_route(&table))?;
         let counters = self.authorize(&table, found, &parts)?;
         counters.allow.inc();
+        if counters.is_audited {
+            tracing::info!(
+                client = %self.facts.client, tls = ?self.facts.tls, server = %table.policy.server,
+                route = %counters.meta, "request allowed: audit"
+            );
+        }
         let filters = table.filters(found);
         let random = || worker.random.borrow_mut().random();
         // A server's routes hold nothing back and know no origins.
@@ -253,6 +299,7 @@ impl Connection {
             Verdict::Fail(failure) => return Err(failure.into()),
         }
         self.limit(&table, began)?;
+        let under_way = UnderWay::new(&counters);
         let application = match &self.onward {
             Onward::Application(application) => application,
             Onward::Gateway(gateway) => {
@@ -281,7 +328,9 @@ impl Connection {
         let (required, limits) = (None, None);
         let key = None;
         let attempt = Attempt { balancer, key, series, required, between, began, patience, limits };
-        let request = Box::new(Request::from_parts(parts, Body::Incoming(body)));
+        let (frames, wants_end) = (counters.of_route.request_frames(), true);
+        let (body, upload) = Body::counted(body, frames, wants_end);
+        let request = Box::new(Request::from_parts(parts, body));
         if let Some(traced) = traced {
             traced.send();
         }
@@ -308,6 +357,7 @@ impl Connection {
         filter::apply_to_response(filters, &mut parts.headers);
         if let Some(endpoint) = sent.answer.upgrade {
             self.control.upgrade(endpoint);
+            *self.tunnel.borrow_mut() = Some(UnderWay::new(&counters));
         }
         let end = End {
             began,
@@ -320,8 +370,61 @@ impl Connection {
             keep: sent.answer.keep,
             permit: Some(permit),
             tapped: sent.tapped,
+            upload,
+            under_way: Some(under_way),
         };
         Ok(Response::from_parts(parts, Body::observed(body, Held::new(), end, None)))
+    }
+
+    /// Completes when a policy has come that does not permit what is under way on this connection: a stream of
+    /// answers, an upgrade, a long upload. Requests that begin later are checked one by one.
+    ///
+    /// Where one of several streams of a connection is no longer permitted all of them are cut, since they have the
+    /// same sender; what is still permitted is sent again or anew.
+    async fn no_longer_permitted(&self) {
+        let mut changes = self.policy.watch();
+        while changes.changed().await.is_ok() {
+            let policy = self.policy.now();
+            let used = self.used.borrow();
+            let under_way = used.iter().filter_map(Weak::upgrade).filter(|c| c.under_way.get() > 0);
+            let mut denied = under_way.filter(|c| !self.permits(&policy, &c.meta));
+            if let Some(counters) = denied.next() {
+                let (target, server) = (self.facts.original_dst, &policy.server);
+                let labels = self.server_labels(server).tls_accepted(&self.facts.tls);
+                self.worker.metrics.inbound.tcp_terminate.get_or_create(&labels).inc();
+                tracing::info!(
+                    client = %self.facts.client, tls = ?self.facts.tls, %target, %server,
+                    route = %counters.meta, "connection ended: a request under way is no longer authorized"
+                );
+                return;
+            }
+        }
+        // Nobody will publish a change any more; what is known stays.
+        std::future::pending().await
+    }
+
+    /// Whether a policy lets the client use the route of that name, if it has one.
+    fn permits(&self, policy: &InboundPolicy, route: &Meta) -> bool {
+        let of_routes: Vec<(&Meta, &[Authorization])> = match &policy.protocol {
+            InboundProtocol::Detect { http, .. }
+            | InboundProtocol::Http1(http)
+            | InboundProtocol::Http2(http) => {
+                http.routes.iter().map(|r| (&r.meta, &*r.authorizations)).collect()
+            }
+            InboundProtocol::Grpc(routes) => {
+                routes.iter().map(|r| (&r.meta, &*r.authorizations)).collect()
+            }
+            InboundProtocol::Opaque | InboundProtocol::Tls => Vec::new(),
+        };
+        let may_use = |own: &[Authorization]| {
+            let permitted = policy.authorizations.iter().chain(own);
+            matches!(authorize(permitted, &self.facts.peer()), Decision::Allow(_))
+        };
+        match of_routes.iter().find(|(meta, _)| *meta == route) {
+            Some((_, own)) => may_use(own),
+            // The routes are others now, or there are none; the request might have taken any of them.
+            None => may_use(&[]) || of_routes.iter().any(|(_, own)| may_use(own)),
+        }
     }
 
     /// The compiled policy in force now; usually the one of the last request.
@@ -349,7 +452,12 @@ impl Connection {
     fn no_route(&self, table: &Table) -> Failure {
         let labels = self.server_labels(&table.policy.server).tls_accepted(&self.facts.tls);
         self.worker.metrics.http.inbound_no_route.get_or_create(&labels).inc();
-        Failure::client(What::NoRoute)
+        tracing::info!(
+            client = %self.facts.client, tls = ?self.facts.tls, server = %table.policy.server,
+            "request denied: no route is for it"
+        );
+        let text = format!("{} has none for this request", table.policy.server);
+        Failure::client(What::NoRouteOf(text.into()))
     }
 
     /// The counters of the authorization that permits the request.
@@ -371,7 +479,9 @@ impl Connection {
                 client = %self.facts.client, tls = ?self.facts.tls,
                 server = %table.policy.server, %route, "request denied"
             );
-            return Err(Failure::client(What::Unauthorized));
+            let server = &table.policy.server;
+            let text = format!("{route} of {server} does not permit this client");
+            return Err(Failure::client(What::Denied(text.into())));
         };
         let authorization = std::ptr::from_ref(allowed).addr();
         let mut resolved = self.resolved.borrow_mut();
@@ -394,6 +504,9 @@ impl Connection {
             resolved.counters.clear();
         }
         resolved.counters.push(Rc::clone(&counters));
+        let mut used = self.used.borrow_mut();
+        used.retain(|counters| counters.strong_count() > 0);
+        used.push(Rc::downgrade(&counters));
         Ok(counters)
     }
 
@@ -437,7 +550,10 @@ impl Connection {
             route,
             authorization: std::ptr::from_ref(allowed).addr(),
             authority: authority.map(Into::into),
-            allow: families.inbound_allow.get_or_create_owned(&allow),
+            meta: meta.clone(),
+            is_audited: allowed.is_audit(),
+            under_way: Cell::default(),
+            allow: families.inbound_allow.get_or_create(&allow),
             of_route: Rc::new(of_route.series(parent)),
             series: Rc::new(families.series(series)),
         }
@@ -447,7 +563,16 @@ impl Connection {
         let Some((limit, limiter)) = &table.limit else { return Ok(()) };
         let Err(scope) = limiter.admit(self.facts.client_id(), now) else { return Ok(()) };
         self.count_limited(table, &limit.meta, scope);
-        Err(Failure::client(What::RateLimited))
+        let (server, scope) = (&table.policy.server, scope.as_str());
+        // One line a second is enough to know; the counter knows how many.
+        if limiter.is_worth_a_line(now) {
+            tracing::info!(
+                client = %self.facts.client, tls = ?self.facts.tls, %server,
+                limit = %limit.meta, scope, "requests denied: rate limit exceeded"
+            );
+        }
+        let text = format!("{} of {server}, {scope}", limit.meta);
+        Err(Failure::client(What::RateLimited(text.into())))
     }
 
     fn count_limited(&self, table: &Table, limit: &Meta, scope: Scope) {

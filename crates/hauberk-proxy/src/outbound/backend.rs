@@ -30,6 +30,7 @@ use hauberk_model::{Authority, Endpoint, Endpoints, Meta};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use rand::Rng;
+use rustls_pki_types::DnsName;
 use tokio::time::Instant;
 
 use super::mirror::{self, Mirror};
@@ -79,11 +80,42 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     /// Where copies of its requests go.
     pub mirrors: Vec<Rc<Mirror>>,
-    /// Counters of the route.
-    pub series: Rc<RouteSeries>,
+    /// Counters of the route, of whatever host.
+    series: Rc<RouteSeries>,
+    /// Counters by host, where the settings ask for them.
+    hosts: Option<Hosts>,
     /// Limits of time and retries; none for most rules.
     pub care: Option<Box<Care>>,
     backends: Backends,
+}
+
+/// Hosts that have counters of their own in one rule; more count as none. Clients invent hosts.
+const HOSTS_MAX: usize = 256;
+
+/// Counters of a route by the host that requests name (`OUTBOUND_METRICS_HOSTNAME_LABELS`).
+#[derive(Debug)]
+pub struct Hosts {
+    family: Family3,
+    labels: Labels,
+    known: RefCell<HashMap<Box<str>, Rc<RouteSeries>>>,
+}
+
+impl Hosts {
+    fn get(&self, host: &str) -> Option<Rc<RouteSeries>> {
+        let mut known = self.known.borrow_mut();
+        if let Some(series) = known.get(host) {
+            return Some(Rc::clone(series));
+        }
+        // Addresses are no names (linkerd2-proxy v2), and what is no name might be anything.
+        let is_name = DnsName::try_from(host).is_ok();
+        if !is_name || known.len() >= HOSTS_MAX {
+            return None;
+        }
+        let labels = self.labels.clone().with("hostname", host.to_owned());
+        let series = Rc::new(self.family.series(labels));
+        known.insert(host.into(), Rc::clone(&series));
+        Some(series)
+    }
 }
 
 /// What a rule does for its requests beyond sending them once.
@@ -275,7 +307,12 @@ impl Compiler<'_> {
         };
         let filters: Vec<Filter> = action.filters.iter().map(&filter).collect();
         let mirrors = self.mirrors(&filters, &labels());
-        let series = Rc::new(families.0.series(labels()));
+        let series = Rc::new(families.0.series(labels().with("hostname", "")));
+        let hosts = self.worker.config.outbound.hostname_labels.then(|| Hosts {
+            family: families.0.clone(),
+            labels: labels(),
+            known: RefCell::default(),
+        });
         let retries = action.retry.as_ref().map(|retry| Rc::new(Rules::from(retry)));
         let timeouts = action.timeouts;
         let allows_overrides = action.allow_l5d_request_headers;
@@ -287,7 +324,7 @@ impl Compiler<'_> {
             let (head, classes) = (None, Vec::new());
             Box::new(Care { timeouts, head, classes, retries, budget, series, allows_overrides })
         });
-        Rule { meta: route.clone(), filters, mirrors, series, care, backends }
+        Rule { meta: route.clone(), filters, mirrors, series, hosts, care, backends }
     }
 
     /// Where copies go that the filters ask for. Their endpoints are nobody's to judge here, so
@@ -306,7 +343,15 @@ impl Compiler<'_> {
             let settings = balance::settings(Load::default(), queue, None, side);
             let build = EndpointClients { authority: Some(mirror.authority.clone()) };
             Rc::new(Mirror {
-                pool: Pools::get(self.worker, http_pools, &mirror.authority, settings, build),
+                // What copies wait for is nobody's waiting.
+                pool: Pools::get(
+                    self.worker,
+                    http_pools,
+                    &mirror.authority,
+                    settings,
+                    build,
+                    |_, _| None,
+                ),
                 ratio: mirror.ratio,
                 series: mirror::Series::new(self.worker, &labels.clone().backend(&meta)),
             })
@@ -337,7 +382,19 @@ impl Compiler<'_> {
                     ..balance::settings(*load, queue, own.or(self.accrual), side)
                 };
                 let build = EndpointClients { authority: Some(authority.clone()) };
-                Target::Balance(Pools::get(self.worker, http_pools, authority, settings, build))
+                let counted = |worker: &Worker, settings: &Settings| {
+                    let labels = Labels::new().parent(self.parent).backend(&backend.meta);
+                    let timeout = settings.queue.failfast_timeout;
+                    Some(worker.metrics.balancers.http.series(&labels, timeout))
+                };
+                Target::Balance(Pools::get(
+                    self.worker,
+                    http_pools,
+                    authority,
+                    settings,
+                    build,
+                    counted,
+                ))
             }
             BackendTarget::Forward(endpoint) => {
                 let settings = balance::forward_settings(queue, self.accrual, side);
@@ -353,6 +410,12 @@ fn http_pools(worker: &Worker) -> &Pools<Client> {
 }
 
 impl Rule {
+    /// The counters of requests to `host`.
+    pub fn series(&self, host: &str) -> Rc<RouteSeries> {
+        let own = self.hosts.as_ref().and_then(|hosts| hosts.get(host));
+        own.unwrap_or_else(|| Rc::clone(&self.series))
+    }
+
     /// Whether requests of it may be mirrored, by itself or by a backend.
     pub fn mirrors_somewhere(&self) -> bool {
         let by_backend = match &self.backends {

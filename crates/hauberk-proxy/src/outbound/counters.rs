@@ -10,8 +10,7 @@ use crate::{
     telemetry::{labels::Labels, metrics::Outbound},
 };
 use hauberk_model::OutboundPolicy;
-use hauberk_process::metrics::Distribution;
-use prometheus_client::metrics::counter::Counter;
+use hauberk_process::metrics::{Counter, Distribution};
 use std::{cell::OnceCell, sync::Arc};
 
 /// Counters of the connections to one destination under one policy. Each is looked for when it first counts.
@@ -75,7 +74,7 @@ impl Counters {
     pub fn carries(&self, families: &Outbound, what: Carries) {
         let find = || {
             let labels = Labels::new().with("protocol", what.as_str()).parent(&self.policy.parent);
-            families.protocol.get_or_create_owned(&labels)
+            families.protocol.get_or_create(&labels)
         };
         self.protocols[what.index()].get_or_init(find).inc();
     }
@@ -95,9 +94,9 @@ impl Counters {
             Err(_) => (4, "error"),
         };
         let labels = || Labels::new().parent(&self.policy.parent);
-        let duration = || families.detect_duration.get_or_create_owned(&labels());
+        let duration = || families.detect_duration.get_or_create(&labels());
         self.detect_duration.get_or_init(duration).observe(seconds);
-        let find = || families.detect_results.get_or_create_owned(&labels().with("result", result));
+        let find = || families.detect_results.get_or_create(&labels().with("result", result));
         self.detections[index].get_or_init(find).inc();
     }
 }

@@ -226,7 +226,7 @@ pub fn accepted(worker: &Worker, address: SocketAddr) -> Arc<Transport> {
         .with("peer", PeerEnd::Source.as_str())
         .target(address)
         .tls_accepted(&Tls::None(NoTls::Loopback));
-    worker.metrics.tcp.transport(labels)
+    worker.metrics.tcp.transport(labels, None)
 }
 
 fn same(a: &Option<Arc<Profile>>, b: &Option<Arc<Profile>>) -> bool {

@@ -19,7 +19,7 @@ use http::request::Parts;
 use http::{Extensions, Request};
 use http_body::{Body as _, SizeHint};
 
-use prometheus_client::metrics::counter::Counter;
+use hauberk_process::metrics::Counter;
 use rand::Rng;
 use tokio::time::{Instant, timeout_at};
 
@@ -69,7 +69,7 @@ impl Series {
     pub fn new(worker: &Worker, labels: &Labels) -> Self {
         let counter = |result: &'static str| {
             let labels = labels.clone().with("result", result);
-            worker.metrics.http.mirrors.get_or_create_owned(&labels)
+            worker.metrics.http.mirrors.get_or_create(&labels)
         };
         Self {
             answered: counter("answered"),
@@ -173,6 +173,8 @@ async fn send(
             keep: sent.answer.keep,
             permit: None,
             tapped: sent.tapped,
+            upload: None,
+            under_way: None,
         };
         let mut body = Body::observed(body, Held::new(), end, None);
         let frame = |body: &mut Body, cx: &mut Context<'_>| Pin::new(body).poll_frame(cx);

@@ -21,7 +21,7 @@ use hauberk_model::{
     },
     profile::WeightedTarget,
 };
-use prometheus_client::metrics::{counter::Counter, family::Family};
+use hauberk_process::metrics::{Counter, Family};
 use rand::Rng;
 use std::{net::IpAddr, rc::Rc, sync::Arc};
 
@@ -154,7 +154,9 @@ pub async fn choose(
     };
     let labels = Labels::new().parent(&policy.parent).outbound_route(&route.meta);
     let filters = &route.filters;
-    let connected = follow(worker, &route.meta, filters, &route.backends, client, session).await?;
+    let connected =
+        follow(worker, (&policy.parent, &route.meta), filters, &route.backends, client, session);
+    let connected = connected.await?;
     Ok(Chosen { connected, route: labels })
 }
 
@@ -181,7 +183,8 @@ async fn split(
     };
     let backends = Distribution::Random(profile.targets.iter().map(to_target).collect());
     let meta = meta(profile);
-    let connected = follow(worker, &meta, &[], &backends, client, session).await?;
+    let connected =
+        follow(worker, (&policy.parent, &meta), &[], &backends, client, session).await?;
     Ok(Chosen { connected, route: Labels::new().parent(&policy.parent).outbound_route(&meta) })
 }
 
@@ -189,10 +192,10 @@ fn meta(profile: &Profile) -> Meta {
     profile.profile.clone().unwrap_or_else(|| Meta::default("profile"))
 }
 
-/// Applies filters, picks a backend and connects to one of its endpoints.
+/// Applies filters, picks a backend and connects to one of its endpoints, by a route of `parent`.
 pub(super) async fn follow(
     worker: &Rc<Worker>,
-    route: &Meta,
+    (parent, route): (&Meta, &Meta),
     filters: &[TcpFilter],
     backends: &Distribution<TcpFilter>,
     client: IpAddr,
@@ -208,7 +211,7 @@ pub(super) async fn follow(
             let mut last =
                 Failure::us(What::InvalidPolicy(format!("{route} has no backend").into()));
             for backend in backends {
-                match to_backend(worker, backend, client, session).await {
+                match to_backend(worker, (parent, backend), client, session).await {
                     Ok(connected) => return Ok(connected),
                     Err(failure) if failure.retryable => last = failure,
                     Err(failure) => return Err(failure),
@@ -219,7 +222,7 @@ pub(super) async fn follow(
         Distribution::Random(backends) => {
             let random = worker.random.borrow_mut().random::<f64>();
             match draw(backends, random) {
-                Some(backend) => to_backend(worker, backend, client, session).await,
+                Some(backend) => to_backend(worker, (parent, backend), client, session).await,
                 None => {
                     let why = format!("every backend of {route} has weight zero");
                     Err(Failure::us(What::InvalidPolicy(why.into())))
@@ -231,13 +234,13 @@ pub(super) async fn follow(
 
 async fn to_backend(
     worker: &Rc<Worker>,
-    backend: &RouteBackend<TcpFilter>,
+    (parent, backend): (&Meta, &RouteBackend<TcpFilter>),
     client: IpAddr,
     session: Session,
 ) -> Result<Connected, Failure> {
     apply(&backend.filters)?;
     let backend: &Arc<Backend> = &backend.backend;
-    balance::connect(worker, backend, client, session).await
+    balance::connect(worker, (parent, backend), client, session).await
 }
 
 fn apply(filters: &[TcpFilter]) -> Result<(), Failure> {

@@ -39,20 +39,26 @@ use crate::http::limits::{Limit, Limits, Progress, Timer};
 use crate::http::replay::Replay;
 use crate::http::retries::{By, Course, Next, Result as Judged, Rules, Why};
 use crate::http::tee::Original;
+use crate::telemetry::route::RouteSeries;
+use crate::telemetry::trace::Traced;
 
 /// A request with what was decided about it.
 pub(super) struct Work<'t> {
     pub(super) table: &'t Table,
     pub(super) rule: &'t Rule,
+    /// Counters of the route.
+    pub(super) series: &'t Rc<RouteSeries>,
     pub(super) plan: Plan,
     pub(super) parts: Parts,
     pub(super) body: Incoming,
     pub(super) copies: Option<Copies>,
-    pub(super) edits: Vec<HeaderEdits>,
+    /// What filters want of the response; left there if there is none.
+    pub(super) edits: &'t mut Vec<HeaderEdits>,
     pub(super) required: Option<WorkloadId>,
     pub(super) matched: Option<&'t PathMatch>,
     pub(super) manner: Manner,
     pub(super) began: Instant,
+    pub(super) traced: Option<&'t mut Traced>,
 }
 
 impl Connection {
@@ -65,6 +71,7 @@ impl Connection {
         let Work {
             table,
             rule,
+            series,
             plan,
             mut parts,
             body,
@@ -74,16 +81,18 @@ impl Connection {
             matched,
             manner,
             began,
+            mut traced,
         } = work;
         let care = rule.care.as_ref().expect("only rules with care make plans");
         // An upgrade makes the connection the request; it cannot be repeated.
         let is_upgrade = headers::wants_upgrade(parts.version, &parts.method, &parts.headers);
         let rules = plan.retries.as_deref().filter(|_| !is_upgrade);
-        let hold = Hold { rule, began, deadline: plan.deadline(began) };
+        let hold = Hold { series, began, deadline: plan.deadline(began) };
         let body = match &copies {
             None => Original::new(body, None),
             Some(copies) => copies.original(body),
         };
+        let body = body.counted(series.request_frames());
         let mut upload = Upload::new(body, rules.map(|rules| rules.max_request_bytes));
         let mut course = Course::default();
         if rules.is_some_and(|rules| rules.by == By::Conditions) {
@@ -106,14 +115,28 @@ impl Connection {
                 if may_repeat { parts.clone() } else { std::mem::replace(&mut parts, no_head()) };
 
             let backend = rule.backend(&self.worker)?;
-            let of_backend =
-                self.filter(&backend.filters, &mut head, (matched, manner), hold).await?;
+            let mut of_backend = Vec::new();
+            let facts = (matched, manner);
+            let filtered =
+                self.filter(&backend.filters, &mut head, facts, hold, &mut of_backend).await;
+            if let Err(refused) = filtered {
+                edits.append(&mut of_backend);
+                return Err(refused);
+            }
             // A backend mirrors what it is asked first; later attempts are the same request.
             if let Some(copies) = copies.take() {
                 copies.begin(self, (&backend.mirrors, &rule.meta), &head);
             }
             let (balancer, is_forward) = backend.balancer()?;
             backend.series.request();
+            if let Some(traced) = &mut traced {
+                if course.done == 0 {
+                    traced.send();
+                } else {
+                    let random = self.worker.random.borrow_mut().random();
+                    traced.send_again(&mut head.headers, random);
+                }
+            }
             let key = self.key(balancer, &head.headers);
             let request = Box::new(Request::from_parts(head, upload.body(&progress)));
             let attempt = Attempt {
@@ -150,18 +173,23 @@ impl Connection {
             }
             match next {
                 Next::Again(wait) => {
+                    if let Some(traced) = &mut traced {
+                        let answered = result.as_ref().ok();
+                        traced.failed(answered.map(|(sent, _)| sent.answer.response.status()));
+                    }
                     discard(result, (rule, backend), manner, attempted, wait).await
                 }
                 Next::Deliver(_) => {
+                    edits.append(&mut of_backend);
                     let (sent, held) = result
                         .inspect_err(|why| {
-                            rule.series.failed(why.name(), why.broke(), began.elapsed());
+                            series.failed(why.name(), why.broke(), began.elapsed());
                             backend.series.failed(why.name(), why.broke(), attempted.elapsed());
                         })
                         .map_err(|why| refused(why, table))?;
                     let timer = Timer::new(limits, Some(progress), Instant::now());
-                    let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
-                    let edits = edits.into_iter().chain(of_backend).collect();
+                    let routes = [Some(Rc::clone(series)), Some(Rc::clone(&backend.series))];
+                    let edits = std::mem::take(edits);
                     let arrived = Arrived {
                         sent,
                         held,
@@ -323,8 +351,8 @@ fn count(care: &Care, next: Next, course: &Course) {
         Next::Deliver(Why::Limit) => care.series.limit_exceeded.inc(),
         Next::Deliver(Why::Budget) => care.series.overflow.inc(),
         Next::Deliver(Why::Final) if course.done > 0 => care.series.successes.inc(),
-        Next::Deliver(Why::Final | Why::Unrepeatable) => return,
-    };
+        Next::Deliver(Why::Final | Why::Unrepeatable) => {}
+    }
 }
 
 /// Counts a result that is not the answer, and waits. Its body is read meanwhile, so that the connection
@@ -353,6 +381,8 @@ async fn discard(
                 keep: answer.keep,
                 permit: None,
                 tapped,
+                upload: None,
+                under_way: None,
             };
             let mut body = Body::observed(body, held, end, None);
             let rest = std::future::poll_fn(|cx| {

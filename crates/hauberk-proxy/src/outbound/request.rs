@@ -7,7 +7,8 @@
 //! Estimate per request and hop, besides hyper (about 3 µs as server) and the client's part: one
 //! clock reading at the start and two at the end, a look at the policy's version (one atomic), a
 //! header look-up each for the eight names that are removed or checked, no formatting, two
-//! allocations (the boxed response body, hyper's response channel).
+//! allocations (the boxed response body, hyper's response channel), a third if the request has a
+//! body, whose pieces are counted.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -39,7 +40,7 @@ use crate::http::exchange::{End, Routes};
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Applied, Filter, Verdict};
 use crate::http::headers::{
-    self, L5D_DST_CANONICAL, L5D_HAUBERK_UNSENT, L5D_ORIG_PROTO, L5D_REQUIRE_ID,
+    self, L5D_DST_CANONICAL, L5D_HAUBERK_UNSENT, L5D_ORIG_PROTO, L5D_PROXY_ERROR, L5D_REQUIRE_ID,
 };
 use crate::http::incoming::{Incoming, StreamError};
 use crate::http::limit::Permit;
@@ -48,6 +49,7 @@ use crate::http::routes::host_of;
 use crate::http::server::{self, Answered, Control};
 use crate::io::Io;
 use crate::telemetry::labels::Labels;
+use crate::telemetry::route::RouteSeries;
 use crate::telemetry::tap::Between;
 use crate::telemetry::trace::Traced;
 use crate::worker::Worker;
@@ -160,7 +162,9 @@ impl Connection {
             let random = || self.worker.random.borrow_mut().random();
             tracer.begin(&mut request, Direction::Outbound, self.client, random)
         });
-        let response = match self.pass_on(request, manner, began, traced.as_deref_mut()).await {
+        let mut edits = Vec::new();
+        let sent = self.pass_on(request, manner, began, traced.as_deref_mut(), &mut edits).await;
+        let mut response = match sent {
             Ok(response) => response,
             Err(Refused::Answered(response)) => *response,
             Err(Refused::Reset(error)) if self.version == Version::Http2 => return Err(error),
@@ -170,19 +174,25 @@ impl Connection {
             }
             Err(Refused::Failed(failure)) => self.refuse(&failure, manner),
         };
+        // Taken by a response that came; left for one that was made up.
+        for edits in edits {
+            edits.apply(response.headers_mut());
+        }
         if let Some(traced) = traced {
             traced.end(response.status());
         }
         Ok(response)
     }
 
-    /// Sends a request to where its route leads.
+    /// Sends a request to where its route leads. What filters want of the response because of what the
+    /// request is stands in `edits` if there is none.
     pub async fn pass_on(
         &self,
         request: Request<Incoming>,
         manner: Manner,
         began: Instant,
         traced: Option<&mut Traced>,
+        edits: &mut Vec<HeaderEdits>,
     ) -> Result<Response<Body>, Refused> {
         let worker = &self.worker;
         let max = worker.config.outbound.side.in_flight_max;
@@ -191,27 +201,26 @@ impl Connection {
 
         let (mut parts, body) = request.into_parts();
         let required = clean(&mut parts)?;
-        let found = table.find(host_of(host(&parts)), &parts);
-        let (rule, matched) = found.ok_or(Failure::client(What::NoRoute))?;
-        rule.series.request();
+        let host = host_of(host(&parts));
+        let (rule, matched) = table.find(host, &parts).ok_or(Failure::client(What::NoRoute))?;
+        let series = &rule.series(host);
+        series.request();
         if let Some(canonical) = &table.canonical {
             parts.headers.insert(L5D_DST_CANONICAL, canonical.clone());
         }
         let plan = rule.plan(&mut parts.headers);
         let deadline = plan.as_ref().and_then(|plan| plan.deadline(began));
-        let held = Hold { rule, began, deadline };
-        let mut edits = self.filter(&rule.filters, &mut parts, (matched, manner), held).await?;
+        let held = Hold { series, began, deadline };
+        self.filter(&rule.filters, &mut parts, (matched, manner), held, edits).await?;
         let copies = rule.mirrors_somewhere().then(|| Copies::of(&body));
         if let Some(copies) = &copies {
             copies.begin(self, (&rule.mirrors, &rule.meta), &parts);
         }
         if let Some(plan) = plan {
-            if let Some(traced) = traced {
-                traced.send();
-            }
             let work = Work {
                 table: &table,
                 rule,
+                series,
                 plan,
                 parts,
                 body,
@@ -221,16 +230,18 @@ impl Connection {
                 matched,
                 manner,
                 began,
+                traced,
             };
             return Box::pin(self.persist(work, permit)).await;
         }
         let backend = rule.backend(worker)?;
-        edits.extend(self.filter(&backend.filters, &mut parts, (matched, manner), held).await?);
+        self.filter(&backend.filters, &mut parts, (matched, manner), held, edits).await?;
         let body = match copies {
-            None => Body::Incoming(body),
+            None => Body::counted(body, series.request_frames(), false).0,
             Some(copies) => {
                 copies.begin(self, (&backend.mirrors, &rule.meta), &parts);
-                Body::Original(Box::new(copies.original(body)))
+                let body = copies.original(body).counted(series.request_frames());
+                Body::Original(Box::new(body))
             }
         };
         backend.series.request();
@@ -239,10 +250,19 @@ impl Connection {
         let key = self.key(balancer, &parts.headers);
         let patience = backend.patience();
         let required = required.as_ref();
-        let (between, series, limits) = (self.between(rule), None, None);
-        let attempt = Attempt { balancer, key, series, required, between, began, patience, limits };
+        let between = self.between(rule);
+        let attempt = Attempt {
+            balancer,
+            key,
+            series: None,
+            required,
+            between,
+            began,
+            patience,
+            limits: None,
+        };
         let request = Box::new(Request::from_parts(parts, body));
-        let routes = [Some(Rc::clone(&rule.series)), Some(Rc::clone(&backend.series))];
+        let routes = [Some(Rc::clone(series)), Some(Rc::clone(&backend.series))];
         if let Some(traced) = traced {
             traced.send();
         }
@@ -254,6 +274,7 @@ impl Connection {
         });
         let sent = sent.map_err(|why| refused(why, &table))?;
         let (held, timer, attempted) = (Held::new(), None, began);
+        let edits = std::mem::take(edits);
         let arrived =
             Arrived { sent, held, routes, edits, began, attempted, timer, permit, is_forward };
         Ok(self.deliver(arrived, manner, rule, backend))
@@ -289,27 +310,29 @@ impl Connection {
         response
     }
 
-    /// Applies filters to a request, and holds it back if they say so. Returns how the response is
-    /// to be edited because of what the request is.
+    /// Applies filters to a request, and holds it back if they say so. Adds to `edits` how the response
+    /// is to be edited because of what the request is.
     pub(super) async fn filter(
         &self,
         filters: &[Filter],
         parts: &mut Parts,
         (matched, manner): (Option<&PathMatch>, Manner),
         hold: Hold<'_>,
-    ) -> Result<Vec<HeaderEdits>, Refused> {
+        edits: &mut Vec<HeaderEdits>,
+    ) -> Result<(), Refused> {
         if filters.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let random = || self.worker.random.borrow_mut().random();
         let Applied { delay, verdict, response } =
             filter::apply(filters, parts, matched, manner, random);
+        edits.extend(response);
         if !delay.is_zero() {
             // Boxed, since it is rare.
             Box::pin(hold.back(delay)).await?;
         }
         match verdict {
-            Verdict::Pass => Ok(response),
+            Verdict::Pass => Ok(()),
             Verdict::Answer(response) => Err(Refused::Answered(response)),
             Verdict::Fail(failure) => Err(failure.into()),
         }
@@ -327,6 +350,10 @@ impl Connection {
         }
         let is_meshed = lease.source().tls.is_some();
         let wants_close = headers::has_mesh_headers(&parts.headers) && {
+            if let Some(error) = parts.headers.get(L5D_PROXY_ERROR) {
+                let endpoint = lease.source().address;
+                tracing::debug!(%endpoint, ?error, "the endpoint's proxy answered by itself");
+            }
             parts.headers.remove(L5D_ORIG_PROTO);
             parts.headers.remove(L5D_HAUBERK_UNSENT);
             headers::strip_proxy_headers(&mut parts.headers)
@@ -352,6 +379,8 @@ impl Connection {
             keep: answer.keep,
             permit: Some(permit),
             tapped,
+            upload: None,
+            under_way: None,
         };
         Response::from_parts(parts, Body::observed(body, held, end, timer))
     }
@@ -410,7 +439,8 @@ impl Connection {
 /// For how long a request may be held back.
 #[derive(Clone, Copy)]
 pub(super) struct Hold<'r> {
-    pub(super) rule: &'r Rule,
+    /// Counters of the route.
+    pub(super) series: &'r RouteSeries,
     pub(super) began: Instant,
     /// When the request must be over.
     pub(super) deadline: Option<Instant>,
@@ -427,8 +457,8 @@ impl Hold<'_> {
             }
             Some(deadline) => {
                 sleep_until(deadline).await;
-                let (series, limit) = (&self.rule.series, Limit::Request);
-                series.failed(limit.name(), Break::Timeout(limit), self.began.elapsed());
+                let limit = Limit::Request;
+                self.series.failed(limit.name(), Break::Timeout(limit), self.began.elapsed());
                 Err(Failure::peer(What::Timeout(limit.text())).into())
             }
         }

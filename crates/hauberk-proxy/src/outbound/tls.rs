@@ -52,8 +52,8 @@ pub async fn serve(
     let outbound = &worker.metrics.outbound;
     let passing = Passing::new(&outbound.tls_route_open, &outbound.tls_route_close, labels);
     let (client, session) = (facts.client.ip(), Session::Opaque);
-    let following =
-        opaque::follow(worker, &route.meta, &route.filters, &route.backends, client, session);
+    let names = (&policy.parent, &route.meta);
+    let following = opaque::follow(worker, names, &route.filters, &route.backends, client, session);
     let result = match Box::pin(following).await {
         Ok(mut connected) => {
             drop(policy);

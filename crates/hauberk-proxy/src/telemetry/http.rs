@@ -10,16 +10,12 @@ use crate::{
     http::classify::{Break, Class, Verdict},
     telemetry::{labels::Labels, route},
 };
-use hauberk_process::metrics::Distribution;
+use hauberk_process::metrics::{Counter, Distribution, Family, Registry};
 use http::StatusCode;
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family},
-    registry::Registry,
-};
 use std::{cell::RefCell, time::Duration};
 
 type Counters = Family<Labels, Counter>;
-type Distributions = Family<Labels, Distribution, fn() -> Distribution>;
+type Distributions = Family<Labels, Distribution>;
 
 /// Bounds of `response_latency_ms`, in milliseconds.
 const LATENCY_BOUNDS: &[f64] = &[
@@ -67,13 +63,44 @@ pub struct ProfileFamilies {
     retryable: Counters,
 }
 
+/// `control_*`: calls to the control plane.
+#[derive(Clone, Debug)]
+pub struct Calls(Group);
+
+impl Default for Calls {
+    fn default() -> Self {
+        let latency = Distributions::new(|| Distribution::new(LATENCY_BOUNDS));
+        let (request, response) = Default::default();
+        Self(Group { request, response, latency: Some(latency) })
+    }
+}
+
+impl Calls {
+    /// Registers the families.
+    pub fn register(&self, registry: &mut Registry) {
+        let Self(Group { request, response, latency }) = self;
+        registry.register("control_request", "Calls to the control plane", request.clone());
+        let help = "Calls to the control plane that have ended";
+        registry.register("control_response", help, response.clone());
+        if let Some(latency) = latency {
+            let help = "Time from a call's beginning to its end, in milliseconds";
+            registry.register("control_response_latency_ms", help, latency.clone());
+        }
+    }
+
+    /// Resolves the counters for `labels`.
+    pub fn series(&self, labels: Labels) -> Series {
+        self.0.series(labels)
+    }
+}
+
 impl ProfileFamilies {
     fn register(registry: &mut Registry) -> Self {
-        let latency = Distributions::new_with_constructor(|| Distribution::new(LATENCY_BOUNDS));
+        let latency = Distributions::new(|| Distribution::new(LATENCY_BOUNDS)).forgetful();
         let help = "Time from request headers to the end of the response, in milliseconds";
         registry.register("route_response_latency_ms", help, latency.clone());
         let mut counters = |name: &str, help: &str| {
-            let family = Counters::default();
+            let family = Counters::default().forgetful();
             registry.register(name, help, family.clone());
             family
         };
@@ -105,8 +132,8 @@ impl ProfileFamilies {
     pub fn retries(&self, labels: &Labels) -> route::RetrySeries {
         let skipped = labels.clone().with("skipped", "no_budget");
         route::RetrySeries {
-            requests: self.retryable.get_or_create_owned(labels),
-            overflow: self.retryable.get_or_create_owned(&skipped),
+            requests: self.retryable.get_or_create(labels),
+            overflow: self.retryable.get_or_create(&skipped),
             // These kinds are not told apart here, as linkerd2-proxy v2 does not.
             successes: Counter::default(),
             limit_exceeded: Counter::default(),
@@ -117,13 +144,13 @@ impl ProfileFamilies {
 impl Families {
     /// Registers all families.
     pub fn register(registry: &mut Registry) -> Self {
-        let latency = Distributions::new_with_constructor(|| Distribution::new(LATENCY_BOUNDS));
+        let latency = Distributions::new(|| Distribution::new(LATENCY_BOUNDS)).forgetful();
         let help = "Time from request headers to the end of the response, in milliseconds";
         registry.register("response_latency_ms", help, latency.clone());
         let route = route::Families::register(registry);
         let profile = ProfileFamilies::register(registry);
         let mut counters = |name: &str, help: &str| {
-            let family = Counters::default();
+            let family = Counters::default().forgetful();
             registry.register(name, help, family.clone());
             family
         };
@@ -169,7 +196,7 @@ impl Families {
 impl Group {
     fn series(&self, labels: Labels) -> Series {
         Series {
-            requests: self.request.get_or_create_owned(&labels),
+            requests: self.request.get_or_create(&labels),
             answers: RefCell::default(),
             response: self.response.clone(),
             latency: self.latency.clone(),
@@ -224,7 +251,7 @@ impl Series {
             Some(status) => self.labels.clone().with("status_code", status.as_str().to_owned()),
             None => self.labels.clone(),
         };
-        let latency = self.latency.as_ref().map(|family| family.get_or_create_owned(&labels));
+        let latency = self.latency.as_ref().map(|family| family.get_or_create(&labels));
         let verdict = match class.verdict() {
             Verdict::Success => "success",
             Verdict::Failure => "failure",
@@ -236,7 +263,7 @@ impl Series {
         };
         let labels =
             labels.with("classification", verdict).with("grpc_status", code).with("error", error);
-        Answer { status, class, count: self.response.get_or_create_owned(&labels), latency }
+        Answer { status, class, count: self.response.get_or_create(&labels), latency }
     }
 }
 
@@ -285,8 +312,7 @@ mod tests {
         series.response(Some(StatusCode::OK), Class::Grpc(Verdict::Failure, 13), ms(7));
         let class = Class::Broken(Break::Reset(h2::Reason::CANCEL));
         series.response(None, class, ms(3));
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let text = registry.text();
         for line in [
             "request_total{direction=\"outbound\"} 2",
             "response_total{direction=\"outbound\",status_code=\"200\",classification=\"failure\",\

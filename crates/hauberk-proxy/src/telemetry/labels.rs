@@ -4,8 +4,8 @@
 
 use crate::connection::{Direction, Tls};
 use hauberk_model::{Endpoint, Meta, endpoints::Labels as EndpointLabels, inbound::Authorization};
-use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
-use std::{borrow::Cow, fmt, net::SocketAddr};
+use hauberk_process::metrics::LabelSet;
+use std::{borrow::Cow, net::SocketAddr};
 
 type Text = Cow<'static, str>;
 
@@ -164,8 +164,10 @@ fn sanitised(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
 }
 
-impl EncodeLabelSet for Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        self.0.as_slice().encode(encoder)
+impl LabelSet for Labels {
+    fn each<'s>(&'s self, see: &mut dyn FnMut(&'s str, &'s str)) {
+        for (name, value) in &self.0 {
+            see(name, value);
+        }
     }
 }

@@ -4,17 +4,16 @@
 
 use crate::{
     connection::Direction,
-    telemetry::{http, labels::Labels, tcp},
+    telemetry::{balancer, http, labels::Labels, tcp},
     tls::Handshake,
 };
-use hauberk_process::metrics::{Distribution, Metrics as Registry};
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Unit,
+use hauberk_process::metrics::{
+    Counter, Distribution, Family, Gauge, Info, Metrics as Registry, Real, Registry as Raw, Unit,
 };
+use rustls::crypto::CryptoProvider;
 
 type Counters = Family<Labels, Counter>;
-type Distributions = Family<Labels, Distribution, fn() -> Distribution>;
+type Distributions = Family<Labels, Distribution>;
 
 /// All families.
 #[derive(Clone, Debug)]
@@ -33,6 +32,8 @@ pub struct Metrics {
     pub identity: Identity,
     /// Streams from the control plane.
     pub control: Control,
+    /// `outbound_*_balancer_*`.
+    pub balancers: balancer::Families,
 }
 
 /// `inbound_tcp_*`.
@@ -79,14 +80,14 @@ pub struct Outbound {
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// Unix time at which the certificate ends.
-    pub expiration: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub expiration: Real,
     /// Unix time at which the certificate was issued to us.
-    pub refresh: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub refresh: Real,
     /// Attempts, by `result`.
     pub refreshes: Counters,
 }
 
-/// Streams from the control plane.
+/// Streams from the control plane, and the calls that open them.
 #[derive(Clone, Debug, Default)]
 pub struct Control {
     /// Streams open now, by `service`.
@@ -95,6 +96,10 @@ pub struct Control {
     pub stream_ends: Counters,
     /// Messages that could not be understood, by `service`.
     pub invalid_messages: Counters,
+    /// `control_request_total`, `control_response_total`, `control_response_latency_ms`.
+    pub calls: http::Calls,
+    /// `control_dns_resolutions_total`, by `client`, `record_type` and `result`.
+    pub resolutions: Counters,
 }
 
 impl Metrics {
@@ -105,15 +110,34 @@ impl Metrics {
             http: http::Families::register(registry),
             inbound: Inbound::register(registry),
             outbound: Outbound::register(registry),
-            handshakes: counters(
-                registry,
-                "hauberk_tls_handshakes",
-                "Completed handshakes of mesh TLS between proxies",
-            ),
+            handshakes: {
+                let handshakes = Counters::default();
+                let help = "Completed handshakes of mesh TLS between proxies";
+                registry.register("hauberk_tls_handshakes", help, handshakes.clone());
+                handshakes
+            },
+            balancers: balancer::Families::register(registry),
             identity: Identity::register(registry),
             control: Control::register(registry),
         })
     }
+}
+
+/// `rustls_info`: what TLS is made of, as linkerd2-proxy names it. Lists end with a comma there, and so here.
+pub fn register_tls(registry: &Registry, provider: &CryptoProvider) {
+    let list = |names: Vec<String>| names.iter().map(|name| format!("{name},")).collect::<String>();
+    let suites = provider.cipher_suites.iter();
+    let suites = suites.map(|suite| format!("{:?}", suite.suite())).collect();
+    let groups = provider.kx_groups.iter();
+    let groups = groups.map(|group| format!("{:?}", group.name())).collect();
+    let info = Info::new(vec![
+        ("tls_suites", list(suites)),
+        ("tls_kx_groups", list(groups)),
+        ("tls_rand", format!("{:?}", provider.secure_random)),
+        ("tls_key_provider", format!("{:?}", provider.key_provider)),
+        ("tls_fips", provider.fips().to_string()),
+    ]);
+    registry.register(|registry| registry.register("rustls", "Parts of TLS", info));
 }
 
 impl Metrics {
@@ -124,17 +148,15 @@ impl Metrics {
     }
 }
 
-type Raw = prometheus_client::registry::Registry;
-
 fn counters(registry: &mut Raw, name: &str, help: &str) -> Counters {
-    let family = Counters::default();
+    let family = Counters::default().forgetful();
     registry.register(name, help, family.clone());
     family
 }
 
 fn detect_duration(registry: &mut Raw, name: &str) -> Distributions {
     // Bounds of linkerd2-proxy: at once, within a tenth of a second, or a timeout.
-    let family = Distributions::new_with_constructor(|| Distribution::new(&[0.001, 0.1]));
+    let family = Distributions::new(|| Distribution::new(&[0.001, 0.1])).forgetful();
     let help = "Time until HTTP was recognised or ruled out";
     registry.register_with_unit(name, help, Unit::Seconds, family.clone());
     family
@@ -198,7 +220,7 @@ impl Identity {
         registry.register_with_unit(
             "control_identity_cert_expiration_timestamp",
             "Time at which the certificate ends, seconds since 1970",
-            seconds.clone(),
+            seconds,
             identity.expiration.clone(),
         );
         registry.register_with_unit(
@@ -234,6 +256,12 @@ impl Control {
             "Messages of the control plane that could not be understood",
             control.invalid_messages.clone(),
         );
+        registry.register(
+            "control_dns_resolutions",
+            "Look-ups of the control plane's names",
+            control.resolutions.clone(),
+        );
+        control.calls.register(registry);
         control
     }
 }

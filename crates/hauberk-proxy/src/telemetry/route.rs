@@ -12,25 +12,24 @@
 //!
 //! | `outbound_{http,grpc}_route_retry_` | parent, route | rules that retry |
 //!
-//! Not here: frame sizes, host names as labels.
+//! Where the settings ask for host names as labels, the series of a route differ by them too; see
+//! [`Hosts`](crate::outbound::backend::Hosts).
 
 use crate::{
     http::classify::{Break, Class},
     telemetry::{http::Series, labels::Labels},
 };
-use hauberk_process::metrics::Distribution;
+use hauberk_process::metrics::{Counter, Distribution, Family, Registry, Unit};
 use http::StatusCode;
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family},
-    registry::{Registry, Unit},
-};
 use std::{cell::RefCell, time::Duration};
 
 type Counters = Family<Labels, Counter>;
-type Distributions = Family<Labels, Distribution, fn() -> Distribution>;
+type Distributions = Family<Labels, Distribution>;
 
 /// Bounds in seconds of what a backend takes.
 const BACKEND_BOUNDS: &[f64] = &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+/// Bounds in bytes of pieces of bodies.
+const FRAME_BOUNDS: &[f64] = &[128.0, 1024.0, 10_240.0];
 /// Bounds in seconds of what a route takes, all attempts together.
 const ROUTE_BOUNDS: &[f64] = &[0.05, 0.5, 1.0, 10.0];
 
@@ -82,6 +81,10 @@ pub struct RetrySeries {
 pub struct Family3 {
     requests: Option<Counters>,
     duration: Distributions,
+    /// From the end of the request to the end of the response.
+    response_duration: Option<Distributions>,
+    request_frames: Option<Distributions>,
+    response_frames: Option<Distributions>,
     statuses: Counters,
     protocol: Protocol,
     side: Side,
@@ -115,6 +118,9 @@ impl Families {
                     format!("{prefix}_response_duration"),
                     BACKEND_BOUNDS,
                 ),
+                response_duration: None,
+                request_frames: None,
+                response_frames: Some(frames(registry, format!("{prefix}_response_frame_size"))),
                 statuses: counters(registry, format!("{prefix}_response_statuses")),
                 protocol,
                 side: Side::Outbound,
@@ -126,6 +132,9 @@ impl Families {
             Family3 {
                 requests: None,
                 duration: durations(registry, format!("{prefix}_request_duration"), ROUTE_BOUNDS),
+                response_duration: None,
+                request_frames: Some(frames(registry, format!("{prefix}_request_frame_size"))),
+                response_frames: None,
                 statuses: counters(registry, format!("{prefix}_request_statuses")),
                 protocol,
                 side: Side::Outbound,
@@ -137,6 +146,13 @@ impl Families {
             Family3 {
                 requests: Some(counters(registry, format!("{prefix}_requests"))),
                 duration: durations(registry, format!("{prefix}_request_duration"), BACKEND_BOUNDS),
+                response_duration: Some(durations(
+                    registry,
+                    format!("{prefix}_response_duration"),
+                    ROUTE_BOUNDS,
+                )),
+                request_frames: Some(frames(registry, format!("{prefix}_request_frame_size"))),
+                response_frames: Some(frames(registry, format!("{prefix}_response_frame_size"))),
                 statuses: counters(registry, format!("{prefix}_statuses")),
                 protocol,
                 side: Side::Inbound,
@@ -174,29 +190,29 @@ impl RetryFamilies {
     /// Resolves the counters for `labels`.
     pub fn series(&self, labels: &Labels) -> RetrySeries {
         RetrySeries {
-            requests: self.requests.get_or_create_owned(labels),
-            successes: self.successes.get_or_create_owned(labels),
-            limit_exceeded: self.limit_exceeded.get_or_create_owned(labels),
-            overflow: self.overflow.get_or_create_owned(labels),
+            requests: self.requests.get_or_create(labels),
+            successes: self.successes.get_or_create(labels),
+            limit_exceeded: self.limit_exceeded.get_or_create(labels),
+            overflow: self.overflow.get_or_create(labels),
         }
     }
 }
 
 fn counters(registry: &mut Registry, name: String) -> Counters {
-    let family = Counters::default();
+    let family = Counters::default().forgetful();
     registry.register(name, "Requests of a route", family.clone());
     family
 }
 
 fn durations(registry: &mut Registry, name: String, bounds: &'static [f64]) -> Distributions {
-    // A plain function cannot capture the bounds, so there is one for each.
-    let constructor: fn() -> Distribution = if bounds == ROUTE_BOUNDS {
-        || Distribution::new(ROUTE_BOUNDS)
-    } else {
-        || Distribution::new(BACKEND_BOUNDS)
-    };
-    let family = Distributions::new_with_constructor(constructor);
+    let family = Distributions::new(move || Distribution::new(bounds)).forgetful();
     registry.register_with_unit(name, "Time of a request", Unit::Seconds, family.clone());
+    family
+}
+
+fn frames(registry: &mut Registry, name: String) -> Distributions {
+    let family = Distributions::new(|| Distribution::new(FRAME_BOUNDS)).forgetful();
+    registry.register_with_unit(name, "Pieces of bodies", Unit::Bytes, family.clone());
     family
 }
 
@@ -212,9 +228,15 @@ impl Protocol {
 impl Family3 {
     /// Resolves the counters for `labels`.
     pub fn series(&self, labels: Labels) -> RouteSeries {
+        let resolve = |family: &Option<Distributions>| {
+            family.as_ref().map(|family| family.get_or_create(&labels))
+        };
         RouteSeries::Policy(PolicySeries {
-            requests: self.requests.as_ref().map(|family| family.get_or_create_owned(&labels)),
-            duration: self.duration.get_or_create_owned(&labels),
+            response_duration: resolve(&self.response_duration),
+            request_frames: resolve(&self.request_frames),
+            response_frames: resolve(&self.response_frames),
+            requests: self.requests.as_ref().map(|family| family.get_or_create(&labels)),
+            duration: self.duration.get_or_create(&labels),
             statuses: self.statuses.clone(),
             known: RefCell::default(),
             protocol: self.protocol,
@@ -238,6 +260,9 @@ pub enum RouteSeries {
 pub struct PolicySeries {
     requests: Option<Counter>,
     duration: Distribution,
+    response_duration: Option<Distribution>,
+    request_frames: Option<Distribution>,
+    response_frames: Option<Distribution>,
     statuses: Counters,
     known: RefCell<Vec<(Ending, Counter)>>,
     protocol: Protocol,
@@ -262,6 +287,33 @@ impl RouteSeries {
                 }
             }
             RouteSeries::Profile(series) => series.request(),
+        }
+    }
+
+    /// Where pieces of request bodies are counted.
+    pub fn request_frames(&self) -> Option<&Distribution> {
+        match self {
+            RouteSeries::Policy(series) => series.request_frames.as_ref(),
+            RouteSeries::Profile(_) => None,
+        }
+    }
+
+    /// A piece of a response's body is here.
+    pub fn response_frame(&self, bytes: usize) {
+        if let RouteSeries::Policy(PolicySeries { response_frames: Some(frames), .. }) = self {
+            frames.observe(bytes as f64);
+        }
+    }
+
+    /// Whether it matters when a request's body ended.
+    pub fn wants_request_end(&self) -> bool {
+        matches!(self, RouteSeries::Policy(PolicySeries { response_duration: Some(_), .. }))
+    }
+
+    /// A response has ended so long after its request had.
+    pub fn answered(&self, after: Duration) {
+        if let RouteSeries::Policy(PolicySeries { response_duration: Some(duration), .. }) = self {
+            duration.observe(after.as_secs_f64());
         }
     }
 
@@ -315,7 +367,7 @@ impl PolicySeries {
                 .with("grpc_status", grpc_name(ending.status, ending.error))
                 .with("error", ending.error),
         };
-        let counter = self.statuses.get_or_create_owned(&labels);
+        let counter = self.statuses.get_or_create(&labels);
         counter.inc();
         known.push((ending, counter));
     }
@@ -383,10 +435,12 @@ mod tests {
         inbound.response(StatusCode::OK, Class::Http(Verdict::Success), second);
         inbound.response(StatusCode::OK, Class::Broken(Break::Unclassified), second);
         inbound.failed("FAIL_FAST", Break::Unclassified, second);
-        let inbound = families.grpc_inbound.series(labels());
-        inbound.response(StatusCode::OK, Class::Grpc(Verdict::Failure, 13), second);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let calls = families.grpc_inbound.series(labels());
+        calls.response(StatusCode::OK, Class::Grpc(Verdict::Failure, 13), second);
+        inbound.request_frames().unwrap().observe(100.0);
+        inbound.response_frame(2000);
+        inbound.answered(second);
+        let text = registry.text();
         let backend = "outbound_http_route_backend";
         for line in [
             format!("{backend}_requests_total{{route_name=\"r\"}} 1"),
@@ -394,6 +448,10 @@ mod tests {
             format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"200\",error=\"\"}} 1"),
             format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"200\",error=\"IO\"}} 1"),
             format!("{backend}_response_statuses_total{{route_name=\"r\",http_status=\"\",error=\"FAIL_FAST\"}} 1"),
+            "inbound_http_request_frame_size_bytes_bucket{le=\"128.0\",route_name=\"r\"} 1".to_owned(),
+            "inbound_http_response_frame_size_bytes_bucket{le=\"1024.0\",route_name=\"r\"} 0".to_owned(),
+            "inbound_http_response_frame_size_bytes_sum{route_name=\"r\"} 2000.0".to_owned(),
+            "inbound_http_response_duration_seconds_bucket{le=\"1.0\",route_name=\"r\"} 1".to_owned(),
             "outbound_grpc_route_request_statuses_total{route_name=\"r\",grpc_status=\"INTERNAL\",error=\"\"} 1".to_owned(),
             // As linkerd2-proxy writes them.
             "inbound_http_statuses_total{route_name=\"r\",status=\"200\"} 2".to_owned(),

@@ -21,9 +21,9 @@ use hauberk_model::{
     endpoints::Labels,
     tap::{StreamId, Tap, TapDirection, TapEnd, TapEvent, TapExchange, TapMoment, TapRequest},
 };
+use hauberk_process::metrics::{Counter, Registry};
 use http::{HeaderMap, Request, Response};
 use parking_lot::Mutex;
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use std::{
     net::SocketAddr,
     sync::{

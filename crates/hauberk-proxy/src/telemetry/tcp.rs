@@ -4,42 +4,33 @@
 //! `tcp_read_bytes_total`, `tcp_write_bytes_total`). A [`Transport`] is resolved when labels are known; each
 //! connection then carries a [`Sensor`], whose drop counts the end.
 //!
-//! Targets come and go, so their series must too: [`Families::forget_idle`] removes those without a connection for
-//! the time that the settings say, as linkerd2-proxy does.
+//! A dialled endpoint also counts its bytes by how near it is, `outbound_tcp_transfer_cost_bytes_total`: clouds bill
+//! what crosses zones.
+//!
+//! Targets come and go, so their series must too. Nothing holds the handles of a [`Transport`] that has no connection
+//! and no endpoint, so the registry lets go of them when the time of the settings is over, as linkerd2-proxy does.
 
 use crate::telemetry::labels::Labels;
+use hauberk_process::metrics::{Counter, Family, Gauge, Registry};
 use parking_lot::Mutex;
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
 use std::{
     cell::Cell,
     collections::HashMap,
     io,
-    sync::{Arc, OnceLock, Weak},
-    time::Duration,
+    sync::{Arc, Weak},
 };
-use tokio::time::Instant;
 
 /// The transport families.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Families {
-    /// Every series there is. Locked for a look-up when a connection begins.
-    known: Arc<Mutex<HashMap<Labels, Series>>>,
+    /// Every combination of labels that is in use. Locked for a look-up when a connection begins.
+    known: Arc<Mutex<HashMap<Labels, Weak<Transport>>>>,
     open: Family<Labels, Counter>,
     open_now: Family<Labels, Gauge>,
     close: Family<Labels, Counter>,
     read: Family<Labels, Counter>,
     write: Family<Labels, Counter>,
-}
-
-/// One combination of labels.
-#[derive(Debug)]
-struct Series {
-    transport: Weak<Transport>,
-    /// Since when there has been no connection, as far as [`Families::forget_idle`] has seen.
-    idle_since: Option<Instant>,
+    cost: Family<Labels, Counter>,
 }
 
 /// Which end of the proxy a connection is at.
@@ -65,83 +56,112 @@ impl PeerEnd {
 #[derive(Debug)]
 pub struct Transport {
     labels: Labels,
-    families: Families,
+    close: Family<Labels, Counter>,
     open: Counter,
     open_now: Gauge,
     read: Counter,
     write: Counter,
-    /// Of `close`, for connections that ended without an error; there from the first such end on.
-    closed_well: OnceLock<Counter>,
+    /// What is received and sent, where it may cost.
+    cost: Option<[Counter; 2]>,
+    /// By how connections ended, found when they first do.
+    closed: Mutex<Vec<(&'static str, Counter)>>,
+}
+
+/// How near an endpoint is, by what the control plane says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZoneLocality {
+    /// In our zone.
+    Local,
+    /// In another one.
+    Remote,
+    /// Nobody knows.
+    Unknown,
+}
+
+impl ZoneLocality {
+    /// By the value of the endpoint's label `zone_locality`, in any case.
+    pub fn new(label: Option<&str>) -> Self {
+        match label {
+            Some(label) if label.eq_ignore_ascii_case("local") => Self::Local,
+            Some(label) if label.eq_ignore_ascii_case("remote") => Self::Remote,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "Local",
+            Self::Remote => "Remote",
+            Self::Unknown => "Unknown",
+        }
+    }
 }
 
 impl Families {
     /// Registers all families.
     pub fn register(registry: &mut Registry) -> Self {
-        let families = Self::default();
-        registry.register("tcp_open", "Connections opened", families.open.clone());
-        registry.register(
-            "tcp_open_connections",
-            "Connections open now",
-            families.open_now.clone(),
-        );
-        registry.register("tcp_close", "Connections closed", families.close.clone());
-        registry.register("tcp_read_bytes", "Bytes read from peers", families.read.clone());
-        registry.register("tcp_write_bytes", "Bytes written to peers", families.write.clone());
+        let mut counters = |name: &str, help: &str| {
+            let family = Family::<Labels, Counter>::default().forgetful();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let families = Self {
+            known: Arc::default(),
+            open: counters("tcp_open", "Connections opened"),
+            close: counters("tcp_close", "Connections closed"),
+            read: counters("tcp_read_bytes", "Bytes read from peers"),
+            write: counters("tcp_write_bytes", "Bytes written to peers"),
+            cost: counters(
+                "outbound_tcp_transfer_cost_bytes",
+                "Bytes exchanged with endpoints, by whether they are in our zone",
+            ),
+            open_now: Family::default().forgetful(),
+        };
+        let help = "Connections open now";
+        registry.register("tcp_open_connections", help, families.open_now.clone());
         families
     }
 
     /// Resolves the counters for `labels`, which begin with `direction` and `peer`.
-    pub fn transport(&self, labels: Labels) -> Arc<Transport> {
+    pub fn transport(&self, labels: Labels, zone: Option<ZoneLocality>) -> Arc<Transport> {
         let mut known = self.known.lock();
-        if let Some(transport) = known.get(&labels).and_then(|series| series.transport.upgrade()) {
+        if let Some(transport) = known.get(&labels).and_then(Weak::upgrade) {
             return transport;
         }
+        let cost = |op: &'static str, zone: ZoneLocality| {
+            let labels = Labels::new().with("op", op).with("zone_locality", zone.as_str());
+            self.cost.get_or_create(&labels)
+        };
         let transport = Arc::new(Transport {
-            open: self.open.get_or_create_owned(&labels),
-            open_now: self.open_now.get_or_create_owned(&labels),
-            read: self.read.get_or_create_owned(&labels),
-            write: self.write.get_or_create_owned(&labels),
-            families: self.clone(),
+            open: self.open.get_or_create(&labels),
+            open_now: self.open_now.get_or_create(&labels),
+            read: self.read.get_or_create(&labels),
+            write: self.write.get_or_create(&labels),
+            cost: zone.map(|zone| [cost("Recv", zone), cost("Send", zone)]),
+            close: self.close.clone(),
             labels: labels.clone(),
-            closed_well: OnceLock::new(),
+            closed: Mutex::default(),
         });
-        known.insert(labels, Series { transport: Arc::downgrade(&transport), idle_since: None });
+        known.insert(labels, Arc::downgrade(&transport));
         transport
     }
 
-    /// Removes series that have been without a connection for `retain`. To be called now and then; cost: linear in
-    /// the number of series.
-    pub fn forget_idle(&self, now: Instant, retain: Duration) {
-        let mut known = self.known.lock();
-        known.retain(|labels, series| {
-            if series.transport.strong_count() > 0 {
-                series.idle_since = None;
-                return true;
-            }
-            let idle_since = *series.idle_since.get_or_insert(now);
-            let is_kept = now.duration_since(idle_since) < retain;
-            if !is_kept {
-                self.remove(labels);
-            }
-            is_kept
-        });
-    }
-
-    fn remove(&self, labels: &Labels) {
-        self.open.remove(labels);
-        self.open_now.remove(labels);
-        self.read.remove(labels);
-        self.write.remove(labels);
-        for errno in ERRNO_NAMES.iter().map(|(_, name)| *name).chain(["", UNKNOWN_ERROR]) {
-            self.close.remove(&labels.clone().with("errno", errno));
-        }
+    /// Forgets combinations of labels that are not in use. To be called now and then; cost: linear in their number.
+    pub fn forget_unused(&self) {
+        self.known.lock().retain(|_, transport| transport.strong_count() > 0);
     }
 }
 
 impl Transport {
-    fn close(&self, errno: &'static str) -> Counter {
-        let labels = self.labels.clone().with("errno", errno);
-        self.families.close.get_or_create_owned(&labels)
+    fn closed(&self, errno: &'static str) {
+        let mut closed = self.closed.lock();
+        if let Some((_, count)) = closed.iter().find(|(known, _)| *known == errno) {
+            count.inc();
+            return;
+        }
+        let count = self.close.get_or_create(&self.labels.clone().with("errno", errno));
+        count.inc();
+        closed.push((errno, count));
     }
 }
 
@@ -163,11 +183,17 @@ impl Sensor {
     /// Bytes were read.
     pub fn read(&self, bytes: usize) {
         self.transport.read.inc_by(bytes as u64);
+        if let Some([received, _]) = &self.transport.cost {
+            received.inc_by(bytes as u64);
+        }
     }
 
     /// Bytes were written.
     pub fn wrote(&self, bytes: usize) {
         self.transport.write.inc_by(bytes as u64);
+        if let Some([_, sent]) = &self.transport.cost {
+            sent.inc_by(bytes as u64);
+        }
     }
 
     /// The connection failed; the first error counts.
@@ -185,10 +211,7 @@ impl Drop for Sensor {
     fn drop(&mut self) {
         let transport = &self.transport;
         transport.open_now.dec();
-        match self.error.get() {
-            None => transport.closed_well.get_or_init(|| transport.close("")).inc(),
-            Some(errno) => transport.close(errno_name(errno)).inc(),
-        };
+        transport.closed(self.error.get().map_or("", errno_name));
     }
 }
 
@@ -217,13 +240,15 @@ fn errno_name(errno: i32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::time::Instant;
 
     #[test]
     fn counts_a_connection_from_opening_to_its_error() {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
-        let transport =
-            families.transport(Labels::new().with("direction", "inbound").with("peer", "src"));
+        let transport = families
+            .transport(Labels::new().with("direction", "inbound").with("peer", "src"), None);
         let one = Sensor::open(&transport);
         let two = Sensor::open(&transport);
         one.read(5);
@@ -231,8 +256,7 @@ mod tests {
         one.failed(&io::Error::from_raw_os_error(libc::ECONNRESET));
         one.failed(&io::Error::from_raw_os_error(libc::EPIPE));
         drop(one);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let text = registry.text();
         for line in [
             "tcp_open_total{direction=\"inbound\",peer=\"src\"} 2",
             "tcp_open_connections{direction=\"inbound\",peer=\"src\"} 1",
@@ -242,7 +266,31 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+        assert!(!text.contains("cost"), "{text}");
         drop(two);
+    }
+
+    #[test]
+    fn counts_what_crosses_zones() {
+        let mut registry = Registry::default();
+        let families = Families::register(&mut registry);
+        let labels = || Labels::new().with("peer", "dst");
+        let remote = ZoneLocality::new(Some("remote"));
+        let far = Sensor::open(&families.transport(labels(), Some(remote)));
+        far.read(5);
+        far.wrote(7);
+        let near = labels().with("target_ip", "::1");
+        let near = Sensor::open(&families.transport(near, Some(ZoneLocality::new(None))));
+        near.wrote(1);
+        let text = registry.text();
+        let name = "outbound_tcp_transfer_cost_bytes_total";
+        for line in [
+            "{op=\"Recv\",zone_locality=\"Remote\"} 5",
+            "{op=\"Send\",zone_locality=\"Remote\"} 7",
+            "{op=\"Send\",zone_locality=\"Unknown\"} 1",
+        ] {
+            assert!(text.contains(&format!("{name}{line}\n")), "{line} in\n{text}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,25 +298,27 @@ mod tests {
         let mut registry = Registry::default();
         let families = Families::register(&mut registry);
         let labels = Labels::new().with("peer", "dst");
-        let text = |registry: &Registry| {
-            let mut text = String::new();
-            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
-            text
-        };
         let retain = Duration::from_secs(600);
-        let sensor = Sensor::open(&families.transport(labels.clone()));
+        let forget = |registry: &Registry| {
+            families.forget_unused();
+            registry.forget_idle(Instant::now(), retain);
+        };
+        let sensor = Sensor::open(&families.transport(labels.clone(), None));
+        forget(&registry);
         tokio::time::advance(retain * 2).await;
-        families.forget_idle(Instant::now(), retain);
-        assert!(text(&registry).contains("tcp_open_total{peer=\"dst\"} 1"));
+        forget(&registry);
+        assert!(registry.text().contains("tcp_open_total{peer=\"dst\"} 1"));
 
         drop(sensor);
-        families.forget_idle(Instant::now(), retain);
-        assert!(text(&registry).contains("tcp_close_total{peer=\"dst\",errno=\"\"} 1"));
+        forget(&registry);
+        assert!(registry.text().contains("tcp_close_total{peer=\"dst\",errno=\"\"} 1"));
+        // The first look after its use finds that nobody uses it; from then on time counts.
+        forget(&registry);
         tokio::time::advance(retain).await;
-        families.forget_idle(Instant::now(), retain);
-        assert!(!text(&registry).contains("peer"), "{}", text(&registry));
+        forget(&registry);
+        assert!(!registry.text().contains("peer"), "{}", registry.text());
 
-        let _sensor = Sensor::open(&families.transport(labels));
-        assert!(text(&registry).contains("tcp_open_total{peer=\"dst\"} 1"));
+        let _sensor = Sensor::open(&families.transport(labels, None));
+        assert!(registry.text().contains("tcp_open_total{peer=\"dst\"} 1"));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Built when a span collector is configured. The request paths ask [`Tracer::begin`] for each request. A request
 //! that carries the context of a sampled trace (see [`context`]) becomes a [`Traced`]: a server span whose parent is
-//! the sender's, and a client span whose parent is that one and which the receiver gets as its parent. Both end when the
-//! response's head has come, and go to the collector by the exporter ([`export`]) through a bounded queue that drops
+//! the sender's, and for each attempt to send it a client span whose parent is that one and which the receiver gets as its
+//! parent. They end when the response's head has come, and go to the collector by the exporter ([`export`]) through a bounded queue that drops
 //! and counts when it is full.
 //!
 //! A trace is never begun here, and a context that is not sampled passes unchanged: a span that nobody will ever see is
@@ -17,8 +17,8 @@ pub mod otlp;
 
 use crate::connection::Direction;
 use context::{Context, SpanId, TraceId};
-use http::{Method, Request, StatusCode, header};
-use prometheus_client::metrics::counter::Counter;
+use hauberk_process::metrics::Counter;
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -42,8 +42,8 @@ pub struct Exchange {
     pub parent: SpanId,
     /// From the request's arrival to its response's head.
     pub server: SpanId,
-    /// The part of it that the request was under way to somebody else; none if it never was.
-    pub client: Option<(SpanId, Duration)>,
+    /// The parts of it that the request was under way to somebody else; none if it never was.
+    pub attempts: Vec<Sending>,
     /// When the request arrived.
     pub began: SystemTime,
     /// Until the response's head.
@@ -55,6 +55,19 @@ pub struct Exchange {
     /// What was asked.
     pub asked: Asked,
     /// What was answered; none if the request was given up.
+    pub status: Option<StatusCode>,
+}
+
+/// One attempt to send a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// Its span.
+    pub span: SpanId,
+    /// When it began, from the request's arrival.
+    pub after: Duration,
+    /// When it had failed, if another one followed; else it lasted to the end.
+    pub until: Option<Duration>,
+    /// What it was answered, if another one followed.
     pub status: Option<StatusCode>,
 }
 
@@ -71,6 +84,8 @@ pub struct Asked {
     pub path: String,
     /// `user-agent`.
     pub user_agent: Option<String>,
+    /// `content-length`, `content-type` and, on its way in, `l5d-orig-proto`, as they were sent.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Tracer {
@@ -111,16 +126,16 @@ impl Tracer {
             trace: context.trace,
             parent: context.span,
             server,
-            client: None,
+            attempts: Vec::new(),
             began: SystemTime::now(),
             duration: Duration::ZERO,
             direction,
             peer,
-            asked: asked(request),
+            asked: asked(request, direction),
             status: None,
         };
         let (began, tracer) = (Instant::now(), self.clone());
-        Some(Box::new(Traced { tracer, exchange: Some(exchange), client, began }))
+        Some(Box::new(Traced { tracer, context, exchange: Some(exchange), client, began }))
     }
 
     fn give(&self, exchange: Exchange) {
@@ -135,7 +150,9 @@ impl Tracer {
 #[derive(Debug)]
 pub struct Traced {
     tracer: Tracer,
+    context: Context,
     exchange: Option<Exchange>,
+    /// The span of the attempt that comes next.
     client: SpanId,
     began: Instant,
 }
@@ -145,8 +162,27 @@ impl Traced {
     pub fn send(&mut self) {
         let after = self.began.elapsed();
         if let Some(exchange) = &mut self.exchange {
-            exchange.client = Some((self.client, after));
+            let span = self.client;
+            exchange.attempts.push(Sending { span, after, until: None, status: None });
         }
+    }
+
+    /// The attempt has failed, with an answer or without.
+    pub fn failed(&mut self, status: Option<StatusCode>) {
+        let until = Some(self.began.elapsed());
+        if let Some(attempt) = self.exchange.as_mut().and_then(|e| e.attempts.last_mut()) {
+            (attempt.until, attempt.status) = (until, status);
+        }
+    }
+
+    /// Another attempt is to go out with these headers, under a span of its own, which `random` names.
+    pub fn send_again(&mut self, headers: &mut HeaderMap, random: u64) {
+        let (Some(exchange), Some(client)) = (&self.exchange, SpanId::new(random.max(1))) else {
+            return;
+        };
+        context::replace(headers, &self.context, exchange.server, client);
+        self.client = client;
+        self.send();
     }
 
     /// The response's head is here, or has been made up.
@@ -168,11 +204,13 @@ impl Drop for Traced {
     }
 }
 
-fn asked<B>(request: &Request<B>) -> Asked {
+fn asked<B>(request: &Request<B>, direction: Direction) -> Asked {
     let (uri, headers) = (request.uri(), request.headers());
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let authority = uri.authority().map(http::uri::Authority::as_str);
     let authority = authority.or_else(|| text(header::HOST)).unwrap_or_default();
+    let orig_proto = (direction == Direction::Inbound).then_some("l5d-orig-proto");
+    let told = ["content-length", "content-type"].into_iter().chain(orig_proto);
     // What stands before the at sign may be a password.
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     Asked {
@@ -181,5 +219,8 @@ fn asked<B>(request: &Request<B>) -> Asked {
         authority: authority.to_owned(),
         path: uri.path().to_owned(),
         user_agent: text(header::USER_AGENT).map(ToOwned::to_owned),
+        headers: told
+            .filter_map(|name| Some((name, text(HeaderName::from_static(name))?.to_owned())))
+            .collect(),
     }
 }

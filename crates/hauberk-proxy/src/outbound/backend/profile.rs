@@ -89,6 +89,7 @@ impl Profiled<'_> {
             filters: Vec::new(),
             mirrors: Vec::new(),
             series: Rc::new(families.route(labels.clone())),
+            hosts: None,
             care,
             backends: self.backends(&labels),
         }

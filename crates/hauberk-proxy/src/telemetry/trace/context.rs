@@ -3,15 +3,20 @@
 //! | form | headers | specification |
 //! |---|---|---|
 //! | W3C | `traceparent`; `tracestate` passes as it is | W3C Trace Context, 3.2 |
+//! | gRPC | `grpc-trace-bin`, base64 | OpenCensus, binary encoding of a span context |
 //! | B3, several | `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`, `x-b3-flags`, `x-b3-parentspanid` | openzipkin/b3-propagation |
 //! | B3, one | `b3` | the same |
 //!
 //! The first that is there and valid counts, in this order, and is the only one that is changed. Pure.
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{fmt, num::NonZeroU64, num::NonZeroU128};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const GRPC: HeaderName = HeaderName::from_static("grpc-trace-bin");
 const B3: HeaderName = HeaderName::from_static("b3");
 const B3_SPAN: HeaderName = HeaderName::from_static("x-b3-spanid");
 const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
@@ -44,6 +49,9 @@ pub struct Context {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Traceparent {
+        flags: u8,
+    },
+    Grpc {
         flags: u8,
     },
     B3Several,
@@ -86,17 +94,19 @@ impl fmt::Display for SpanId {
 
 /// The context in `headers`. A context that cannot be understood counts as none.
 pub fn find(headers: &HeaderMap) -> Option<Context> {
-    let (mut w3c, mut several, mut one) = (None, None, None);
+    let (mut w3c, mut grpc, mut several, mut one) = (None, None, None, None);
     for (name, value) in headers {
         let name = name.as_str();
         match name.len() {
             11 if name == "traceparent" => w3c = value.to_str().ok(),
+            14 if name == "grpc-trace-bin" => grpc = Some(value.as_bytes()),
             12 if name == "x-b3-traceid" => several = value.to_str().ok(),
             2 if name == "b3" => one = value.to_str().ok(),
             _ => {}
         }
     }
     w3c.and_then(traceparent)
+        .or_else(|| grpc.and_then(grpc_bin))
         .or_else(|| several.and_then(|trace| b3_several(trace, headers)))
         .or_else(|| one.and_then(b3_one))
 }
@@ -107,6 +117,15 @@ pub fn replace(headers: &mut HeaderMap, context: &Context, server: SpanId, clien
     match context.form {
         Form::Traceparent { flags } => {
             set(headers, TRACEPARENT, format!("00-{trace}-{client}-{flags:02x}"));
+        }
+        Form::Grpc { flags } => {
+            let mut bytes = Vec::with_capacity(GRPC_BYTES);
+            bytes.extend_from_slice(&[0, 0]);
+            bytes.extend_from_slice(&trace.bytes());
+            bytes.push(1);
+            bytes.extend_from_slice(&client.bytes());
+            bytes.extend_from_slice(&[2, flags]);
+            set(headers, GRPC, BASE64.encode(bytes));
         }
         Form::B3Several => {
             set(headers, B3_SPAN, client.to_string());
@@ -120,7 +139,7 @@ pub fn replace(headers: &mut HeaderMap, context: &Context, server: SpanId, clien
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    let value = HeaderValue::try_from(value).expect("hexadecimal digits and hyphens");
+    let value = HeaderValue::try_from(value).expect("hexadecimal digits and hyphens, or base64");
     headers.insert(name, value);
 }
 
@@ -139,6 +158,37 @@ fn traceparent(text: &str) -> Option<Context> {
     let flags = u8::try_from(flags).ok()?;
     let is_sampled = flags & SAMPLED != 0;
     Some(Context { trace, span, is_sampled, form: Form::Traceparent { flags: flags & 0b11 } })
+}
+
+/// gRPC writes binary headers without padding and takes either (gRPC over HTTP/2, "Requests").
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A context with all of its fields: version, and for each of trace, span and flags a number and the value.
+const GRPC_BYTES: usize = 1 + 1 + 16 + 1 + 8 + 1 + 1;
+
+/// Version 0, then fields of fixed sizes in the order of their numbers; flags may be missing
+/// (<https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md>).
+fn grpc_bin(text: &[u8]) -> Option<Context> {
+    // Longer ones have fields that nobody has defined; they pass as they are.
+    let bytes = BASE64.decode(text.trim_ascii()).ok().filter(|bytes| bytes.len() <= GRPC_BYTES)?;
+    let [0, 0, rest @ ..] = bytes.as_slice() else { return None };
+    let (trace, rest) = rest.split_first_chunk::<16>()?;
+    let [1, rest @ ..] = rest else { return None };
+    let (span, rest) = rest.split_first_chunk::<8>()?;
+    let flags = match rest {
+        [] => 0,
+        [2, flags] => *flags,
+        _ => return None,
+    };
+    let trace = NonZeroU128::new(u128::from_be_bytes(*trace)).map(TraceId)?;
+    let span = SpanId::new(u64::from_be_bytes(*span))?;
+    let flags = flags & SAMPLED;
+    Some(Context { trace, span, is_sampled: flags != 0, form: Form::Grpc { flags } })
 }
 
 fn b3_several(trace: &str, headers: &HeaderMap) -> Option<Context> {
@@ -209,6 +259,40 @@ mod tests {
         let span = |number| SpanId::new(number).unwrap();
         replace(&mut map, &context, span(1), span(2));
         assert_eq!(map, headers(passed));
+    }
+
+    #[test]
+    fn grpc() {
+        let encode = |span: u64, flags: &[u8]| {
+            let mut bytes = vec![0, 0];
+            bytes.extend_from_slice(&u128::from_str_radix(TRACE, 16).unwrap().to_be_bytes());
+            bytes.push(1);
+            bytes.extend_from_slice(&span.to_be_bytes());
+            bytes.extend_from_slice(flags);
+            BASE64.encode(bytes)
+        };
+        let span = u64::from_str_radix(SPAN, 16).unwrap();
+        let (sent, passed) = (encode(span, &[2, 1]), encode(2, &[2, 1]));
+        check(&[("grpc-trace-bin", &sent)], Some((true, &[("grpc-trace-bin", &passed)])));
+        check(
+            &[("grpc-trace-bin", &format!("{sent}="))],
+            Some((true, &[("grpc-trace-bin", &passed)])),
+        );
+        let unsampled = (encode(span, &[]), encode(2, &[2, 0]));
+        check(
+            &[("grpc-trace-bin", &unsampled.0)],
+            Some((false, &[("grpc-trace-bin", &unsampled.1)])),
+        );
+        // A W3C context goes first, and is the only one that is changed.
+        let w3c = format!("00-{TRACE}-{SPAN}-01");
+        let both = [("grpc-trace-bin", sent.as_str()), ("traceparent", &w3c)];
+        let w3c = format!("00-{TRACE}-0000000000000002-01");
+        check(&both, Some((true, &[("grpc-trace-bin", &sent), ("traceparent", &w3c)])));
+        for wrong in
+            [encode(0, &[2, 1]), encode(span, &[3, 1]), encode(span, &[2, 1, 3, 0]), "!".into()]
+        {
+            check(&[("grpc-trace-bin", &wrong)], None);
+        }
     }
 
     #[test]

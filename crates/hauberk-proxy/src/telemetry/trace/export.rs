@@ -11,10 +11,16 @@ use super::{
         Status, StatusCode,
     },
 };
-use crate::{connection::Direction, control::client::Connector, settings::Traces};
-use hauberk_process::{Shutdown, Tasks};
+use crate::{
+    connection::Direction,
+    control::{Channel, client::Connector},
+    settings::Traces,
+};
+use hauberk_process::{
+    Shutdown, Tasks,
+    metrics::{Counter, Registry},
+};
 use http::uri::PathAndQuery;
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -24,7 +30,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{client::Grpc, transport::Channel};
+use tonic::client::Grpc;
 use tonic_prost::ProstCodec;
 
 /// Requests whose spans may wait, about 400 KiB of them.
@@ -47,6 +53,10 @@ const LAST_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Metrics {
     exported: Counter,
     dropped: Counter,
+    /// As linkerd2-proxy counts them: times the exporter began, batches, and spans in them.
+    streams: Counter,
+    requests: Counter,
+    spans: Counter,
 }
 
 impl Metrics {
@@ -57,6 +67,12 @@ impl Metrics {
         let help =
             "Traced requests whose spans were lost: the queue was full, or the collector failed";
         registry.register("hauberk_trace_dropped_requests", help, self.dropped.clone());
+        let help = "Times that exporting spans began";
+        registry.register("opentelemetry_span_export_streams", help, self.streams.clone());
+        let help = "Batches of spans sent to the collector";
+        registry.register("opentelemetry_span_export_requests", help, self.requests.clone());
+        let help = "Spans that the collector has taken";
+        registry.register("opentelemetry_span_exports", help, self.spans.clone());
     }
 }
 
@@ -89,6 +105,7 @@ enum Next {
 
 impl Exporter {
     async fn run(mut self, shutdown: Shutdown) {
+        self.metrics.streams.inc();
         let mut batch = Vec::new();
         loop {
             let next = self.collect(&mut batch, &shutdown).await;
@@ -134,7 +151,9 @@ impl Exporter {
 
     async fn export(&mut self, batch: Vec<Exchange>, patience: Duration, shutdown: &Shutdown) {
         let count = batch.len() as u64;
-        let spans = batch.iter().flat_map(spans).collect();
+        let spans: Vec<_> = batch.iter().flat_map(spans).collect();
+        let span_count = spans.len() as u64;
+        self.metrics.requests.inc();
         let scope = Scope {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -156,6 +175,7 @@ impl Exporter {
             Ok(exported) => {
                 self.fails = false;
                 self.metrics.exported.inc_by(count);
+                self.metrics.spans.inc_by(span_count);
                 if let Some(partial) = exported.partial_success.filter(|p| p.rejected_spans > 0) {
                     let (rejected, why) = (partial.rejected_spans, partial.error_message);
                     tracing::debug!(rejected, why, "collector did not take all spans");
@@ -207,58 +227,89 @@ fn attributes<'t>(pieces: impl Iterator<Item = &'t str>) -> impl Iterator<Item =
     })
 }
 
-/// One or two spans, by OpenTelemetry's semantic conventions for HTTP. A query may hold secrets and is left out.
+/// A server span and the client spans, by OpenTelemetry's semantic conventions for HTTP. A query may hold secrets and is
+/// left out.
 fn spans(exchange: &Exchange) -> impl Iterator<Item = Span> {
-    let client = exchange.client.map(|(id, after)| {
-        let attributes = attributes_of_client(&exchange.asked);
-        let ids = (id.bytes(), exchange.server.bytes());
-        span(exchange, Kind::Client, ids, after, attributes)
+    let server = Part {
+        kind: Kind::Server,
+        span: exchange.server.bytes(),
+        parent: exchange.parent.bytes(),
+        from: Duration::ZERO,
+        until: exchange.duration,
+        status: exchange.status,
+        is_given_up: exchange.status.is_none(),
+    };
+    let server = server.span(exchange, attributes_of_server(&exchange.asked, exchange.peer));
+    let attempts = exchange.attempts.iter().enumerate().map(|(resent, attempt)| {
+        let mut attributes = attributes_of_client(&exchange.asked);
+        if let Ok(resent @ 1..) = u16::try_from(resent) {
+            attributes.push(KeyValue::number("http.request.resend_count", resent));
+        }
+        let is_last = attempt.until.is_none();
+        let part = Part {
+            kind: Kind::Client,
+            span: attempt.span.bytes(),
+            parent: exchange.server.bytes(),
+            from: attempt.after,
+            until: attempt.until.unwrap_or(exchange.duration),
+            status: if is_last { exchange.status } else { attempt.status },
+            is_given_up: is_last && exchange.status.is_none(),
+        };
+        part.span(exchange, attributes)
     });
-    let attributes = attributes_of_server(&exchange.asked, exchange.peer);
-    let ids = (exchange.server.bytes(), exchange.parent.bytes());
-    let server = span(exchange, Kind::Server, ids, Duration::ZERO, attributes);
-    std::iter::once(server).chain(client)
+    std::iter::once(server).chain(attempts)
 }
 
-fn span(
-    exchange: &Exchange,
+/// What a span is about: the whole of an exchange, or one attempt.
+struct Part {
     kind: Kind,
-    (id, parent): ([u8; 8], [u8; 8]),
-    after: Duration,
-    mut attributes: Vec<KeyValue>,
-) -> Span {
-    let direction = match exchange.direction {
-        Direction::Inbound => "inbound",
-        Direction::Outbound => "outbound",
-    };
-    attributes.push(KeyValue::text("direction", direction));
-    attributes.push(KeyValue::text("network.transport", "tcp"));
-    attributes.push(KeyValue::text("http.request.method", exchange.asked.method.as_str()));
-    if let Some(status) = exchange.status {
-        attributes.push(KeyValue::number("http.response.status_code", status.as_u16()));
-    }
-    Span {
-        trace_id: exchange.trace.bytes().to_vec(),
-        span_id: id.to_vec(),
-        parent_span_id: parent.to_vec(),
-        name: exchange.asked.method.to_string(),
-        kind: kind.into(),
-        start_time_unix_nano: nanos(exchange.began + after),
-        end_time_unix_nano: nanos(exchange.began + exchange.duration),
-        attributes,
-        status: failure(exchange, kind),
-    }
+    span: [u8; 8],
+    parent: [u8; 8],
+    from: Duration,
+    until: Duration,
+    status: Option<http::StatusCode>,
+    is_given_up: bool,
 }
 
-/// Servers are not to blame for what the client did wrong (semantic conventions, "Status").
-fn failure(exchange: &Exchange, kind: Kind) -> Option<Status> {
-    let message = match exchange.status {
-        None => "given up before the response came",
-        Some(status) if status.is_server_error() => "",
-        Some(status) if status.is_client_error() && kind == Kind::Client => "",
-        Some(_) => return None,
-    };
-    Some(Status { message: message.to_owned(), code: StatusCode::Error.into() })
+impl Part {
+    fn span(self, exchange: &Exchange, mut attributes: Vec<KeyValue>) -> Span {
+        let direction = match exchange.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        };
+        attributes.push(KeyValue::text("direction", direction));
+        attributes.push(KeyValue::text("network.transport", "tcp"));
+        attributes.push(KeyValue::text("http.request.method", exchange.asked.method.as_str()));
+        for (name, value) in &exchange.asked.headers {
+            attributes.push(KeyValue::text(&format!("http.request.header.{name}"), value.as_str()));
+        }
+        if let Some(status) = self.status {
+            attributes.push(KeyValue::number("http.response.status_code", status.as_u16()));
+        }
+        Span {
+            trace_id: exchange.trace.bytes().to_vec(),
+            span_id: self.span.to_vec(),
+            parent_span_id: self.parent.to_vec(),
+            name: exchange.asked.method.to_string(),
+            kind: self.kind.into(),
+            start_time_unix_nano: nanos(exchange.began + self.from),
+            end_time_unix_nano: nanos(exchange.began + self.until),
+            attributes,
+            status: self.failure(),
+        }
+    }
+
+    /// Servers are not to blame for what the client did wrong (semantic conventions, "Status").
+    fn failure(&self) -> Option<Status> {
+        let message = match self.status {
+            None if self.is_given_up => "given up before the response came",
+            None => "no response",
+            Some(status) if status.is_server_error() => "",
+            Some(status) if status.is_client_error() && self.kind == Kind::Client => "",
+            Some(_) => return None,
+        };
+        Some(Status { message: message.to_owned(), code: StatusCode::Error.into() })
+    }
 }
 
 fn attributes_of_server(asked: &Asked, peer: SocketAddr) -> Vec<KeyValue> {
