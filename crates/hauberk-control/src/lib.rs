@@ -39,4 +39,5 @@ pub mod status;
 mod subscribe;
 
 pub use config::{Config, IdentityConfig};
+pub use publisher::Annotations;
 pub use run::{Running, StartError, start};

@@ -58,7 +58,7 @@ async fn run(config: Config, process: ProcessConfig) -> anyhow::Result<u8> {
         .await
         .with_context(|| format!("cannot listen on {admin_addr} for admin"))?;
     let running = start(config, SystemTime::now, &tasks, &metrics, &readiness).await?;
-    let problems = problems_route(running.problems);
+    let problems = problems_route(running.problems, running.annotations);
     let status = running.status;
     Admin::new(readiness, metrics)
         .with_log_level(log)

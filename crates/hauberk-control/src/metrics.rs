@@ -17,6 +17,8 @@ pub(crate) struct PublisherMetrics {
     pub(crate) published: Counter,
     /// Keys somebody listens to.
     pub(crate) keys: Gauge,
+    /// Annotations that cannot be read.
+    pub(crate) unreadable: Gauge,
 }
 
 impl PublisherMetrics {
@@ -30,6 +32,8 @@ impl PublisherMetrics {
             add("control_answers_recomputed", "Answers derived again", &own.recomputed);
             add("control_answers_published", "Answers that changed", &own.published);
             registry.register("control_keys", "Questions somebody listens to", own.keys.clone());
+            let help = "Annotations that cannot be read now and count as absent";
+            registry.register("control_unreadable_annotations", help, own.unreadable.clone());
         });
         own
     }

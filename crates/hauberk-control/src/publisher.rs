@@ -9,18 +9,18 @@
 //! Questions that arrive before the first listing is complete wait for it: an answer from half a
 //! cluster would be wrong.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_index::{Answer, Changes, ClusterConfig, Index, Key, Subject};
+use hauberk_index::{Answer, Changes, ClusterConfig, Index, Key, Subject, Unreadable, unreadable};
 use hauberk_model::Endpoints;
 use hauberk_process::Shutdown;
 use hauberk_process::ready::Condition;
-use hauberk_resources::{Kind, ResourceEvent};
+use hauberk_resources::{Kind, Resource, ResourceEvent, ResourceKey};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::metrics::PublisherMetrics;
 use crate::subscribe::Question;
@@ -90,7 +90,12 @@ pub(crate) struct Board {
     /// Which keys looked at a subject when they were last answered.
     readers: HashMap<Subject, HashSet<Arc<Key>>>,
     metrics: PublisherMetrics,
+    /// What counts as absent because it cannot be read.
+    annotations: watch::Sender<Annotations>,
 }
+
+/// Annotations that cannot be read, by their object.
+pub type Annotations = BTreeMap<ResourceKey, Vec<Unreadable>>;
 
 /// A key that somebody listens to.
 struct Topic {
@@ -102,7 +107,38 @@ impl Board {
     /// An empty cluster that nobody asked about.
     pub(crate) fn new(config: ClusterConfig, metrics: PublisherMetrics) -> Self {
         let (topics, readers) = (HashMap::new(), HashMap::new());
-        Self { index: Index::new(config), topics, readers, metrics }
+        let annotations = watch::Sender::default();
+        Self { index: Index::new(config), topics, readers, metrics, annotations }
+    }
+
+    /// Which annotations cannot be read, from now on.
+    pub(crate) fn annotations(&self) -> watch::Receiver<Annotations> {
+        self.annotations.subscribe()
+    }
+
+    /// Notes and tells which annotations of changed objects cannot be read.
+    fn read_annotations(&self, event: &ResourceEvent) {
+        self.annotations.send_if_modified(|known| {
+            let changed = match event {
+                ResourceEvent::Applied(resource) => note(known, resource),
+                ResourceEvent::Deleted(key) => known.remove(key).is_some(),
+                ResourceEvent::Relisted { kind, all } => {
+                    let there: HashSet<ResourceKey> = all.iter().map(|one| one.key()).collect();
+                    let before = known.len();
+                    known.retain(|key, _| key.kind != *kind || there.contains(key));
+                    let mut changed = known.len() != before;
+                    for resource in all {
+                        changed |= note(known, resource);
+                    }
+                    changed
+                }
+            };
+            if changed {
+                let count: usize = known.values().map(Vec::len).sum();
+                self.metrics.unreadable.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+            changed
+        });
     }
 
     /// Takes in events and publishes what they change.
@@ -110,6 +146,7 @@ impl Board {
         let mut changes = Changes::default();
         for event in events {
             self.metrics.events.inc();
+            self.read_annotations(&event);
             changes.merge(self.index.apply(event));
         }
         let readers = changes.subjects().iter().filter_map(|subject| self.readers.get(subject));
@@ -183,6 +220,26 @@ impl Board {
     fn count(&self) {
         self.metrics.keys.set(i64::try_from(self.topics.len()).unwrap_or(i64::MAX));
     }
+}
+
+/// Notes what cannot be read of an object; says whether that is news, and tells people if there is more of it.
+fn note(known: &mut Annotations, resource: &Resource) -> bool {
+    let found = unreadable(resource);
+    let key = resource.key();
+    let before = known.get(&key).map_or(&[][..], Vec::as_slice);
+    if before == found {
+        return false;
+    }
+    for one in found.iter().filter(|one| !before.contains(one)) {
+        let (annotation, reason) = (one.annotation, &one.reason);
+        warn!(object = %key, annotation, reason, "annotation cannot be read and counts as absent");
+    }
+    if found.is_empty() {
+        known.remove(&key);
+    } else {
+        known.insert(key, found);
+    }
+    true
 }
 
 fn leave(readers: &mut HashMap<Subject, HashSet<Arc<Key>>>, subject: &Subject, key: &Arc<Key>) {

@@ -33,7 +33,7 @@ use crate::config::{Config, IdentityConfig};
 use crate::followed_files::{FollowError, follow};
 use crate::metrics::{FileMetrics, PublisherMetrics, ServiceMetrics};
 use crate::own_identity::{self, OwnIdentityError};
-use crate::publisher::{self, Board};
+use crate::publisher::{self, Annotations, Board};
 use crate::server::Listener;
 pub use crate::server::bind;
 use crate::services::Desk;
@@ -85,6 +85,8 @@ pub struct Running {
     pub identity: Option<SocketAddr>,
     /// What is wrong with the source now.
     pub problems: watch::Receiver<Problems>,
+    /// Which annotations cannot be read now.
+    pub annotations: watch::Receiver<Annotations>,
     /// Answers for the statuses of objects.
     pub status: StatusRoute,
 }
@@ -130,7 +132,12 @@ pub async fn start(
     let Source { events, problems } = directory(&config.source_dir, Options::default(), tasks)?;
     count_problems(metrics, problems.clone());
     let served = services(events, config.cluster, listed, service_metrics, tasks, metrics);
-    let Services { destination: destination_routes, policy: policy_routes, subscriber } = served;
+    let Services {
+        destination: destination_routes,
+        policy: policy_routes,
+        subscriber,
+        annotations,
+    } = served;
     let status = StatusRoute { subscriber };
     let destination = local_address(&destination_socket, config.destination_addr);
     let (name, socket, routes) = ("destination", destination_socket, destination_routes);
@@ -141,7 +148,7 @@ pub async fn start(
     Listener { name, socket, certificate, routes }.serve(tasks);
 
     info!(%destination, %policy, identity = ?identity, "control plane listens");
-    Ok(Running { destination, policy, identity, problems, status })
+    Ok(Running { destination, policy, identity, problems, annotations, status })
 }
 
 /// What is behind the listeners of discovery and policy.
@@ -149,6 +156,7 @@ pub(crate) struct Services {
     pub(crate) destination: Routes,
     pub(crate) policy: Routes,
     pub(crate) subscriber: Subscriber,
+    pub(crate) annotations: watch::Receiver<Annotations>,
 }
 
 /// Starts the publisher over a source, and makes the services that answer from it.
@@ -162,6 +170,7 @@ pub(crate) fn services(
 ) -> Services {
     let (subscriber, questions) = Subscriber::new();
     let board = Board::new(cluster.clone(), PublisherMetrics::register(metrics));
+    let annotations = board.annotations();
     let shutdown = tasks.shutdown().clone();
     tasks.spawn_essential("publisher", publisher::run(board, events, questions, listed, shutdown));
 
@@ -174,16 +183,25 @@ pub(crate) fn services(
         destination: Routes::new(destination),
         policy: Routes::new(inbound).add_service(outbound),
         subscriber,
+        annotations,
     }
 }
 
-/// Answers `/problems` of the admin server: what is wrong with the source now, by file.
-pub fn problems_route(problems: watch::Receiver<Problems>) -> impl Fn() -> admin::Response {
+/// Answers `/problems` of the admin server: what is wrong with the source now, by file, and which annotations cannot
+/// be read, by object.
+pub fn problems_route(
+    problems: watch::Receiver<Problems>,
+    annotations: watch::Receiver<Annotations>,
+) -> impl Fn() -> admin::Response {
     move || {
-        let problems = problems.borrow();
-        let entries =
+        let (problems, annotations) = (problems.borrow(), annotations.borrow());
+        let of_files =
             problems.iter().map(|(path, texts)| (path.display().to_string(), json!(texts)));
-        let value = serde_json::Value::Object(entries.collect());
+        let of_objects = annotations.iter().map(|(object, found)| {
+            let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+            (object.to_string(), json!(texts))
+        });
+        let value = serde_json::Value::Object(of_files.chain(of_objects).collect());
         admin::json(hyper::StatusCode::OK, &value)
     }
 }

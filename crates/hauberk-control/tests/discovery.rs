@@ -70,6 +70,34 @@ async fn a_changed_file_reaches_the_stream() {
 }
 
 #[tokio::test]
+async fn annotations_that_cannot_be_read_are_told() {
+    let annotated = |value: &str| {
+        let with = format!("metadata: {{annotations: {{retry.linkerd.io/limit: '{value}'}}, ");
+        service("web", "10.96.0.1").replacen("metadata: {", &with, 1)
+    };
+    let lab = Lab::start(&[("web.yml", &annotated("many"))]).await;
+    let mut annotations = lab.running.annotations.clone();
+    let found = annotations.wait_for(|found| !found.is_empty()).await.expect("is followed");
+    let told: Vec<String> =
+        found.iter().map(|(object, all)| format!("{object}: {}", all[0])).collect();
+    assert_eq!(
+        told,
+        ["Service test/web: annotation retry.linkerd.io/limit: 'many' is not a number of retries"]
+    );
+    drop(found);
+    assert!(lab.metrics.render().contains("control_unreadable_annotations 1\n"));
+    let route = hauberk_control::run::problems_route(
+        lab.running.problems.clone(),
+        lab.running.annotations.clone(),
+    );
+    assert_eq!(route().status(), 200);
+    lab.write("web.yml", &annotated("3"));
+    annotations.wait_for(|found| found.is_empty()).await.expect("is followed");
+    assert!(lab.metrics.render().contains("control_unreadable_annotations 0\n"));
+    lab.stop().await;
+}
+
+#[tokio::test]
 async fn a_service_without_endpoints_is_answered_at_once() {
     let lab = Lab::start(&[("web.yml", &service("web", "10.96.0.1"))]).await;
     let mut client = lab.destination().await;

@@ -29,6 +29,12 @@ fn of_endpoints(service: &Service) -> Balancing {
     Balancing { slow_start, affinity: None, breaker: None }
 }
 
+/// Whether what the annotations say of affinity can be read, if they say anything.
+pub(crate) fn is_affinity_readable(service: &Service) -> bool {
+    let metadata = &service.metadata;
+    metadata.annotation(keys::AFFINITY).is_none() || annotated(metadata).is_some()
+}
+
 fn affinity(service: &Service) -> Option<Affinity> {
     annotated(&service.metadata).unwrap_or_else(|| {
         // Kubernetes promises that a client keeps its endpoint, however much it asks for.

@@ -44,6 +44,7 @@ mod routes;
 mod servers;
 mod status;
 mod store;
+mod unreadable;
 
 pub use crate::{
     answer::{Answer, Answered, Refusal},
@@ -52,6 +53,7 @@ pub use crate::{
     key::{EndpointsKey, Key, OutboundKey, OutboundTarget, ProfileKey, ProfileTarget},
     question::Question,
     status::{CONTROLLER, Condition, ConditionKind, ParentStatus, Reason, Status},
+    unreadable::{Unreadable, unreadable},
 };
 
 use crate::{derive::Derivation, store::Store};

@@ -11,6 +11,7 @@ mod parent;
 mod routes;
 
 pub(crate) use egress::is_acceptable;
+pub(crate) use limits::{are_codes, are_statuses};
 
 use crate::{
     address,

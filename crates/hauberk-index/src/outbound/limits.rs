@@ -145,6 +145,16 @@ fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
+/// Whether a list of statuses can be read.
+pub(crate) fn are_statuses(text: &str) -> bool {
+    list(text, statuses).is_some()
+}
+
+/// Whether a list of gRPC codes can be read.
+pub(crate) fn are_codes(text: &str) -> bool {
+    codes(text).is_some()
+}
+
 fn codes(text: &str) -> Option<GrpcConditions> {
     let mut conditions = GrpcConditions::default();
     for code in text.split(',').map(str::trim).filter(|code| !code.is_empty()) {
