@@ -39,7 +39,7 @@ pub const UNUSUAL_METHOD_WAIT: Duration = Duration::from_millis(250);
 pub const CLIENT_SILENCE: Duration = Duration::from_millis(10);
 
 /// A request line longer than this without an end is taken for HTTP/1: it has been method, space and target so far,
-/// and hyper's own limit then applies.
+/// and the limit of heads then applies.
 const REQUEST_LINE_BYTES_MAX: usize = 8192;
 
 /// Longest method token; the longest registered one has 16 letters.

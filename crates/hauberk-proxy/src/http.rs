@@ -1,4 +1,4 @@
-//! HTTP: the only place where hyper lives.
+//! HTTP: the only place where requests are read and sent.
 //!
 //! # Contract with the rest of the crate
 //! `outbound` and `inbound` accept, discover, authenticate and detect; then they hand a connection over here, once,
@@ -27,6 +27,7 @@ pub mod filter;
 mod frames;
 pub mod headers;
 pub mod health;
+pub mod http1;
 pub mod incoming;
 pub mod keeper;
 pub mod limit;

@@ -88,6 +88,8 @@ pub struct Side {
     pub pool_idle_timeout: Duration,
     /// What is known of a target is forgotten after so long without use.
     pub discovery_idle_timeout: Duration,
+    /// How long the head of an HTTP/1 request may take from its first byte on.
+    pub http1_head_timeout: Duration,
     /// HTTP/2 as a server.
     pub http2_server: Http2Server,
     /// HTTP/2 as a client.
@@ -148,7 +150,7 @@ pub struct Outbound {
     pub dials_loopback: bool,
 }
 
-/// HTTP/2 as a server; `None` leaves hyper's own value.
+/// HTTP/2 as a server; `None` leaves our own value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Http2Server {
     /// Bytes a peer may send on a stream, and on a connection, before we have read them.

@@ -6,7 +6,7 @@
 //! corpus and seeded mutations of it in every `cargo test`, and the libFuzzer binaries in `fuzz/`,
 //! which run for as long as somebody lets them.
 //!
-//! Not here: parsers of libraries (hyper, rustls, prost), and how inputs are made.
+//! Not here: parsers of libraries (h2, rustls, prost), and how inputs are made.
 
 mod annotations;
 mod certificate;
@@ -14,6 +14,8 @@ mod choices;
 mod client_hello;
 mod detect;
 mod dns;
+mod http1_body;
+mod http1_head;
 mod http_head;
 mod inject_text;
 mod names;
@@ -46,6 +48,8 @@ pub const TARGETS: &[Target] = &[
     target("client_hello", client_hello::check, 1000),
     target("detect", detect::check, 3000),
     target("dns", dns::check, 2000),
+    target("http1_body", http1_body::check, 5000),
+    target("http1_head", http1_head::check, 1000),
     target("http_head", http_head::check, 3000),
     target("inject_text", inject_text::check, 300),
     target("names", names::check, 2000),

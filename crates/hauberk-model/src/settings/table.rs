@@ -116,6 +116,10 @@ settings! {
     INBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT: Duration, "3s";
     /// How long an idle HTTP/1 connection to another endpoint is kept.
     OUTBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT: Duration, "3s";
+    /// How long the head of an inbound HTTP/1 request may take from its first byte on; then 408 (not in Linkerd).
+    INBOUND_HTTP1_HEAD_TIMEOUT: Duration, "30s";
+    /// How long the head of an outbound HTTP/1 request may take from its first byte on; then 408 (not in Linkerd).
+    OUTBOUND_HTTP1_HEAD_TIMEOUT: Duration, "30s";
     /// How long what was discovered about an unused outbound target is kept.
     OUTBOUND_DISCOVERY_IDLE_TIMEOUT: Duration, "5s";
     /// How long what was discovered about an unused inbound port is kept.

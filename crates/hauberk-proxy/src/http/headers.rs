@@ -6,7 +6,7 @@
 //! and are removed before a message travels on. *Mesh headers* (`l5d-*`) are how proxies talk to
 //! each other; a value that comes from outside the mesh is never believed.
 //!
-//! `TE`, `Trailer` and `Transfer-Encoding` are left alone: hyper owns the framing, and gRPC needs
+//! `TE`, `Trailer` and `Transfer-Encoding` are left alone: `http1` owns the framing, and gRPC needs
 //! `te: trailers` to arrive.
 
 use http::header::{
@@ -136,10 +136,10 @@ pub enum Malformed {
     Coding,
 }
 
-/// Checks an HTTP/1 request for what hyper lets through but a next hop might read differently.
+/// Checks an HTTP/1 request for what is well formed but a next hop might read differently.
 ///
-/// hyper itself refuses conflicting lengths, a transfer coding on HTTP/1.0, bare line ends and
-/// folded headers; the tests of this crate hold it to that.
+/// [`super::http1::head`] itself refuses conflicting lengths, a transfer coding on HTTP/1.0, a bare CR and
+/// folded headers.
 pub fn check_http1<B>(request: &Request<B>) -> Result<(), Malformed> {
     let uri = request.uri();
     if request.method() == Method::CONNECT {

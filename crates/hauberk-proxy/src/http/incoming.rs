@@ -1,6 +1,6 @@
 //! A message body as it comes from a peer, by either version of HTTP, and how it can fail.
 //!
-//! HTTP/1 connections are hyper's, HTTP/2 connections are h2's; everybody above sees one type.
+//! HTTP/1 connections are ours, HTTP/2 connections are h2's; everybody above sees one type.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,12 +12,13 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
 use super::classify::Break;
+use super::http1;
 
 /// A body on its way in.
 #[derive(Debug)]
 pub enum Incoming {
     /// Over HTTP/1.
-    Http1(hyper::body::Incoming),
+    Http1(http1::Received),
     /// A stream of HTTP/2.
     Http2(Stream),
 }
@@ -37,7 +38,7 @@ pub struct Stream {
 pub enum StreamError {
     /// An HTTP/1 connection failed.
     #[error(transparent)]
-    Http1(#[from] hyper::Error),
+    Http1(#[from] http1::Error),
     /// An HTTP/2 stream or connection failed.
     #[error(transparent)]
     Http2(#[from] h2::Error),
@@ -61,12 +62,6 @@ impl StreamError {
             Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR),
         }
-    }
-}
-
-impl From<hyper::body::Incoming> for Incoming {
-    fn from(body: hyper::body::Incoming) -> Self {
-        Self::Http1(body)
     }
 }
 

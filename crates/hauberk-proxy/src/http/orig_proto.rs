@@ -26,7 +26,7 @@ pub struct OrigProto {
 
 /// Makes an HTTP/1 request ready to travel over HTTP/2.
 ///
-/// The target becomes `http://authority/path`, which hyper turns into `:scheme`, `:authority` and
+/// The target becomes `http://authority/path`, which h2 turns into `:scheme`, `:authority` and
 /// `:path`. Returns the original version, which the response falls back to.
 pub fn upgrade<B>(request: &mut Request<B>) -> Version {
     let version = request.version();

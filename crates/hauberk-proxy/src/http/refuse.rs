@@ -29,8 +29,8 @@ pub async fn refuse(worker: &Worker, io: Io, version: Version, failure: &Failure
         closing.close();
         async move { Ok(response) }
     };
-    let settings = &worker.config.outbound.side.http2_server;
-    let serving = server::serve(worker, io, version, settings, control, answer);
+    let side = &worker.config.outbound.side;
+    let serving = server::serve(worker, io, version, side, control, answer);
     // A client that goes on sending is cut.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
 }

@@ -1,4 +1,4 @@
-//! Serving one HTTP connection in its own task: HTTP/1 by hyper's state machine, HTTP/2 by h2's.
+//! Serving one HTTP connection in its own task: HTTP/1 by our own loop, HTTP/2 by h2's state machine.
 //!
 //! Called by [`serve_outbound`](super::serve_outbound) and [`serve_inbound`](super::serve_inbound)
 //! with a function that answers one request. HTTP/1 requests are answered one after the other
@@ -12,26 +12,24 @@
 //! at that moment fails. When a successor has taken over there is no hurry: the connection is kept
 //! until its next answer, which says `connection: close`, or the end of the grace period.
 
+mod http1;
 mod http2;
 
-use std::cell::RefCell;
-use std::future::{Future, pending};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 
-use http::{HeaderValue, Request, Response, header};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::{Request, Response};
 use tokio::sync::{Notify, oneshot};
 
 use super::Version;
 use super::body::Body;
 use super::corked::{Corked, Uncorking};
 use super::incoming::{Incoming, StreamError};
-use super::upgrade::{self, Raw};
+use super::upgrade::Raw;
 use crate::io::Io;
-use crate::settings::Http2Server;
+use crate::settings::{Http2Server, Side};
 use crate::worker::Worker;
 use http2::Http2;
 
@@ -39,13 +37,20 @@ use http2::Http2;
 #[derive(Debug, Default)]
 pub struct Control {
     close: Notify,
+    is_closing: Cell<bool>,
     upgrade: RefCell<Option<oneshot::Receiver<Raw>>>,
 }
 
 impl Control {
     /// Ends the connection gracefully after what is under way.
     pub fn close(&self) {
+        self.is_closing.set(true);
         self.close.notify_one();
+    }
+
+    /// Whether the connection is to be ended.
+    fn is_closing(&self) -> bool {
+        self.is_closing.get()
     }
 
     /// The answer is an upgrade; `endpoint` gives the other side.
@@ -63,7 +68,7 @@ pub async fn serve<H, F>(
     worker: &Worker,
     io: Io,
     version: Version,
-    settings: &Http2Server,
+    side: &Side,
     control: Rc<Control>,
     answer: H,
 ) where
@@ -73,49 +78,8 @@ pub async fn serve<H, F>(
     // Allocated per request; what is rare in it is boxed where it happens.
     const { assert!(size_of::<F>() <= REQUEST_FUTURE_BYTES_MAX) };
     match version {
-        Version::Http1 => serve_http1(worker, io, control, answer).await,
-        Version::Http2 => serve_http2(worker, io, settings, &control, answer).await,
-    }
-}
-
-async fn serve_http1<H, F>(worker: &Worker, io: Io, control: Rc<Control>, answer: H)
-where
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Answered>,
-{
-    let mut builder = http1::Builder::new();
-    builder.auto_date_header(false).header_read_timeout(None);
-    let service = service_fn(|request: Request<_>| {
-        let answered = answer(request.map(Incoming::from));
-        let control = &control;
-        Box::pin(async move {
-            let mut response = answered.await?;
-            if worker.shutdown.is_replaced() && control.upgrade.borrow().is_none() {
-                let headers = response.headers_mut();
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, StreamError>(response)
-        })
-    });
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    let draining = async {
-        worker.shutdown.draining().await;
-        if worker.shutdown.is_replaced() {
-            pending().await
-        }
-    };
-    let ended = gracefully(draining, &control, Pin::new(&mut connection), |connection| {
-        connection.graceful_shutdown();
-    })
-    .await;
-    match ended {
-        Ok(()) => {
-            if let Some(endpoint) = control.upgrade.take() {
-                let parts = connection.into_parts();
-                upgrade::join(Raw::new(parts.io.into_inner(), parts.read_buf), endpoint).await;
-            }
-        }
-        Err(error) => tracing::debug!(%error, "HTTP/1 connection ended"),
+        Version::Http1 => http1::serve(worker, io, side.http1_head_timeout, &control, answer).await,
+        Version::Http2 => serve_http2(worker, io, &side.http2_server, &control, answer).await,
     }
 }
 

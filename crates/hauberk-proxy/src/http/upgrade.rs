@@ -1,8 +1,8 @@
 //! Leaving HTTP: WebSocket and other upgrades, and `CONNECT`.
 //!
-//! The client of the request is served by one hyper connection, the endpoint reached by another of
-//! its own (never the shared HTTP/2 connection). When the response agrees to the upgrade, both
-//! hyper connections end and give back their bytes; [`join`] passes bytes between them until both
+//! The client of the request has one HTTP/1 connection, the endpoint is reached by another of its own
+//! (never the shared HTTP/2 connection). When the response agrees to the upgrade, both give up
+//! their streams, with what was read too far; [`join`] passes bytes between them until both
 //! sides are done. Draining waits for that and does not cut it off (linkerd2-proxy v2).
 
 use std::time::Duration;

@@ -137,9 +137,9 @@ pub async fn serve_onward(
         used: RefCell::default(),
         tunnel: RefCell::default(),
     });
-    let settings = &worker.config.inbound.side.http2_server;
+    let side = &worker.config.inbound.side;
     let answering = Rc::clone(&connection);
-    let serving = server::serve(&worker, io, version, settings, control, move |request| {
+    let serving = server::serve(&worker, io, version, side, control, move |request| {
         let connection = Rc::clone(&answering);
         async move { connection.answer(request).await }
     });

@@ -80,8 +80,8 @@ pub async fn serve(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result<(),
     };
     let control = Rc::clone(&ingress.control);
     let ingress = Rc::new(ingress);
-    let settings = &worker.config.outbound.side.http2_server;
-    let serving = server::serve(worker, io, version, settings, control, move |request| {
+    let side = &worker.config.outbound.side;
+    let serving = server::serve(worker, io, version, side, control, move |request| {
         let ingress = Rc::clone(&ingress);
         Box::pin(async move { ingress.answer(request).await })
     });

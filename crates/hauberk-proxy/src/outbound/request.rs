@@ -4,11 +4,10 @@
 //! `Connection::answer`, which reads as the list of what happens. The newest policy of the
 //! target counts for each request; a request keeps the snapshot it began with.
 //!
-//! Estimate per request and hop, besides hyper (about 3 µs as server) and the client's part: one
+//! Estimate per request and hop, besides reading and writing messages and the client's part: one
 //! clock reading at the start and two at the end, a look at the policy's version (one atomic), a
-//! header look-up each for the eight names that are removed or checked, no formatting, two
-//! allocations (the boxed response body, hyper's response channel), a third if the request has a
-//! body, whose pieces are counted.
+//! header look-up each for the eight names that are removed or checked, no formatting, one
+//! allocation (the boxed response body), a second if the request has a body, whose pieces are counted.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -78,8 +77,8 @@ pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>,
     let connection =
         Connection::new(Rc::clone(&worker), facts.client, target, version, Rc::clone(&control));
     let connection = Rc::new(connection);
-    let settings = &worker.config.outbound.side.http2_server;
-    server::serve(&worker, io, version, settings, control, move |request| {
+    let side = &worker.config.outbound.side;
+    server::serve(&worker, io, version, side, control, move |request| {
         let connection = Rc::clone(&connection);
         async move { connection.answer(request).await }
     })
@@ -345,7 +344,7 @@ impl Connection {
         let Sent { lease, series, answer, tapped } = sent;
         let (mut parts, body) = answer.response.into_parts();
         if self.version == Version::Http1 {
-            // Each hop speaks its own version (RFC 9110 section 6.2); hyper frames the body by it.
+            // Each hop speaks its own version (RFC 9110 section 6.2); the body is framed by it.
             parts.version = manner.version;
         }
         let is_meshed = lease.source().tls.is_some();

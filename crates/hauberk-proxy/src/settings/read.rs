@@ -56,6 +56,7 @@ struct SideNames {
     in_flight: &'static str,
     pool: [&'static str; 2],
     discovery_idle: &'static str,
+    head_timeout: &'static str,
     windows: [&'static str; 2],
     adaptive: &'static str,
     keep_alive: [&'static str; 2],
@@ -81,6 +82,7 @@ const INBOUND: SideNames = SideNames {
     in_flight: table::INBOUND_MAX_IN_FLIGHT,
     pool: [table::MAX_IDLE_CONNS_PER_ENDPOINT, table::INBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT],
     discovery_idle: table::INBOUND_DISCOVERY_IDLE_TIMEOUT,
+    head_timeout: table::INBOUND_HTTP1_HEAD_TIMEOUT,
     windows: [
         table::INBOUND_SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE,
         table::INBOUND_SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE,
@@ -115,6 +117,7 @@ const OUTBOUND: SideNames = SideNames {
         table::OUTBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT,
     ],
     discovery_idle: table::OUTBOUND_DISCOVERY_IDLE_TIMEOUT,
+    head_timeout: table::OUTBOUND_HTTP1_HEAD_TIMEOUT,
     windows: [
         table::OUTBOUND_SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE,
         table::OUTBOUND_SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE,
@@ -255,6 +258,7 @@ fn side(reader: &mut Reader<'_>, names: &SideNames) -> Option<Side> {
     let idle_connections_max = reader.read(names.pool[0], value::count);
     let pool_idle_timeout = reader.read(names.pool[1], value::duration);
     let discovery_idle_timeout = reader.read(names.discovery_idle, value::duration);
+    let http1_head_timeout = reader.read(names.head_timeout, value::duration);
     let http2_server = http2_server(reader, names);
     let initial_stream_window = reader.read(table::HTTP2_INITIAL_STREAM_WINDOW_SIZE, bytes);
     let initial_connection_window = reader.read(table::HTTP2_INITIAL_CONNECTION_WINDOW_SIZE, bytes);
@@ -271,6 +275,7 @@ fn side(reader: &mut Reader<'_>, names: &SideNames) -> Option<Side> {
         idle_connections_max: idle_connections_max?,
         pool_idle_timeout: pool_idle_timeout?,
         discovery_idle_timeout: discovery_idle_timeout?,
+        http1_head_timeout: http1_head_timeout?,
         http2_server,
         http2_client: Http2Client {
             initial_stream_window: initial_stream_window?,
