@@ -275,17 +275,17 @@ async fn respond(
         return Ok(Outcome::Upgraded);
     }
     let left = poll_fn(|cx| connection.poll_reading(cx)).await;
-    let is_left = match left {
-        None => false,
+    let is_read = match left {
+        None => true,
         // Boxed, since it is rare.
-        Some(left) => goes_on && !Box::pin(drained(connection, left)).await || !goes_on,
+        Some(left) => goes_on && Box::pin(drained(connection, left)).await,
     };
-    Ok(match goes_on && !is_left {
-        true => Outcome::GoesOn,
-        false if is_left || connection.with(|wire| !wire.ahead.is_empty()) => {
-            Outcome::Last(Lingers::Yes)
-        }
-        false => Outcome::Last(Lingers::No),
+    Ok(if goes_on && is_read {
+        Outcome::GoesOn
+    } else if is_read && connection.with(|wire| wire.ahead.is_empty()) {
+        Outcome::Last(Lingers::No)
+    } else {
+        Outcome::Last(Lingers::Yes)
     })
 }
 
