@@ -2,7 +2,7 @@
 //!
 //! # Contract with the rest of the crate
 //! `outbound` and `inbound` accept, discover, authenticate and detect; then they hand a connection over here, once,
-//! and await the returned future inside the connection's own task (which holds the drain guard until it returns):
+//! and await the returned future at the end of the connection's own task (which holds the drain guard until it returns):
 //!
 //! - [`serve_outbound`]`(worker, io, facts, target, version)`: `target` is the shared knowledge about the original
 //!   destination on this worker ([`crate::outbound::discover::Target`]); it holds live policy and profile, and a slot
@@ -54,6 +54,7 @@ use crate::{
 };
 use client::Client;
 use limit::Limit;
+use server::Serving;
 use std::rc::Rc;
 
 /// Which HTTP a connection speaks.
@@ -90,23 +91,23 @@ pub struct TargetState {
 }
 
 /// Serves an application's HTTP connection to somewhere else.
-pub async fn serve_outbound(
+pub fn serve_outbound(
     worker: Rc<Worker>,
     io: Io,
-    facts: Facts,
+    facts: &Facts,
     target: Rc<Target>,
     version: Version,
-) {
-    outbound::request::serve(worker, io, facts, target, version).await;
+) -> Serving {
+    outbound::request::serve(worker, io, facts, target, version)
 }
 
 /// Serves somebody's HTTP connection to the application beside us.
-pub async fn serve_inbound(
+pub fn serve_inbound(
     worker: Rc<Worker>,
     io: Io,
     facts: Facts,
     policy: Policy,
     version: Version,
-) {
-    inbound::request::serve(worker, io, facts, policy, version).await;
+) -> Serving {
+    inbound::request::serve(worker, io, facts, policy, version)
 }

@@ -26,6 +26,7 @@ use crate::{
     http::{
         self, Version,
         failure::{Failure, What},
+        server::Serving,
     },
     io::Io,
     telemetry::{
@@ -42,18 +43,33 @@ use std::{rc::Rc, time::Duration};
 use tokio::time::Instant;
 
 /// Serves one connection to its end. The caller holds the drain guard.
-pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts) {
+pub fn serve(worker: Rc<Worker>, io: Io, facts: Facts) -> impl Future<Output = ()> {
+    // Boxed, so that a connection holds nothing of its beginning any more once it is known to be HTTP.
+    let beginning = Box::pin(begin(worker, io, facts));
+    async move {
+        let Some(serving) = beginning.await else { return };
+        serving.await;
+    }
+}
+
+/// Serves one connection to its end, or, if it turns out to be HTTP, until that is known.
+pub async fn begin(worker: Rc<Worker>, io: Io, facts: Facts) -> Option<Serving> {
     let (client, target) = (facts.client, facts.original_dst);
-    if let Err(failure) = serve_or_fail(&worker, io, facts).await {
+    serve_or_fail(&worker, io, facts).await.unwrap_or_else(|failure| {
         if let Some(error) = error_label(&failure) {
             let labels = Labels::new().with("error", error).target(target);
             worker.metrics.inbound.tcp_errors.get_or_create(&labels).inc();
         }
         tracing::debug!(%client, %target, %failure, "connection failed");
-    }
+        None
+    })
 }
 
-async fn serve_or_fail(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), Failure> {
+async fn serve_or_fail(
+    worker: &Rc<Worker>,
+    io: Io,
+    facts: Facts,
+) -> Result<Option<Serving>, Failure> {
     let inbound = &worker.config.inbound;
     let target = facts.original_dst;
     if !inbound.ips.is_empty() && !inbound.ips.contains(&target.ip()) {
@@ -68,14 +84,15 @@ async fn serve_or_fail(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), 
     if matches!(policy.now().protocol, InboundProtocol::Opaque) {
         let (mut io, facts) = (io, Facts { tls: Tls::None(NoTls::PortSkipped), ..facts });
         observe(worker, &mut io, &facts, &policy);
-        return forward::serve(worker, io, &facts, &policy, None).await;
+        return forward::serve(worker, io, &facts, &policy, None).await.map(|()| None);
     }
     let Secured { mut io, facts, sniffed, early } =
         match Box::pin(secure(worker, io, facts, &policy)).await? {
             Ok(secured) => secured,
             Err(ServerSpokeFirst { mut io, facts, application }) => {
                 observe(worker, &mut io, &facts, &policy);
-                return forward::serve(worker, io, &facts, &policy, Some(application)).await;
+                let served = forward::serve(worker, io, &facts, &policy, Some(application)).await;
+                return served.map(|()| None);
             }
         };
     observe(worker, &mut io, &facts, &policy);
@@ -162,7 +179,7 @@ async fn speak(
     mut sniffed: Sniffed,
     early: Option<Io>,
     policy: Policy,
-) -> Result<(), Failure> {
+) -> Result<Option<Serving>, Failure> {
     let detect_timeout = worker.config.inbound.side.detect_timeout;
     let next = match (&policy.now().protocol, &facts.tls) {
         (InboundProtocol::Opaque | InboundProtocol::Tls, _) => Next::Opaque,
@@ -198,10 +215,9 @@ async fn speak(
     sniffed.give_back(&mut io);
     match version {
         Some(version) => {
-            Box::pin(http::serve_inbound(Rc::clone(worker), io, facts, policy, version)).await;
-            Ok(())
+            Ok(Some(http::serve_inbound(Rc::clone(worker), io, facts, policy, version)))
         }
-        None => forward::serve(worker, io, &facts, &policy, application).await,
+        None => forward::serve(worker, io, &facts, &policy, application).await.map(|()| None),
     }
 }
 

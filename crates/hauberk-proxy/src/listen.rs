@@ -257,13 +257,19 @@ fn begin(
     let (guard, worker) = (worker.shutdown.guard(), Rc::clone(worker));
     let connections = worker.connections.clone();
     match direction {
-        Direction::Inbound => connections.spawn_local(async move {
-            inbound::serve(worker, Io::plain(socket), facts).await;
-            drop(guard);
-        }),
-        Direction::Outbound => connections.spawn_local(async move {
-            outbound::serve(worker, Io::plain(socket), facts).await;
-            drop(guard);
-        }),
-    };
+        Direction::Inbound => {
+            let serving = inbound::serve(worker, Io::plain(socket), facts);
+            connections.spawn_local(async move {
+                serving.await;
+                drop(guard);
+            });
+        }
+        Direction::Outbound => {
+            let serving = outbound::serve(worker, Io::plain(socket), facts);
+            connections.spawn_local(async move {
+                serving.await;
+                drop(guard);
+            });
+        }
+    }
 }

@@ -29,6 +29,7 @@ use crate::{
     http::{
         self, Version,
         failure::{Failure, What},
+        server::Serving,
     },
     io::Io,
     telemetry::{labels::Labels, tcp::Sensor},
@@ -42,7 +43,17 @@ use std::{net::IpAddr, rc::Rc, sync::Arc};
 use tokio::time::Instant;
 
 /// Serves one connection to its end. The caller holds the drain guard.
-pub async fn serve(worker: Rc<Worker>, mut io: Io, facts: Facts) {
+pub fn serve(worker: Rc<Worker>, io: Io, facts: Facts) -> impl Future<Output = ()> {
+    // Boxed, so that a connection holds nothing of its beginning any more once it is known to be HTTP.
+    let beginning = Box::pin(begin(worker, io, facts));
+    async move {
+        let Some(serving) = beginning.await else { return };
+        serving.await;
+    }
+}
+
+/// Serves one connection to its end, or, if it turns out to be HTTP, until that is known.
+pub async fn begin(worker: Rc<Worker>, mut io: Io, facts: Facts) -> Option<Serving> {
     let is_loop = is_loop(&worker, &facts);
     let served = if is_loop || worker.config.outbound.ingress_mode {
         io.observe(Sensor::open(&discover::accepted(&worker, facts.original_dst)));
@@ -55,11 +66,12 @@ pub async fn serve(worker: Rc<Worker>, mut io: Io, facts: Facts) {
         io.observe(Sensor::open(target.accepted(&worker, facts.original_dst)));
         serve_or_fail(&worker, io, &facts, target).await
     };
-    if let Err(failure) = served {
+    served.unwrap_or_else(|failure| {
         let labels = Labels::new().with("error", error_label(&failure)).target(facts.original_dst);
         worker.metrics.outbound.tcp_errors.get_or_create(&labels).inc();
         tracing::debug!(client = %facts.client, target = %facts.original_dst, %failure, "connection failed");
-    }
+        None
+    })
 }
 
 async fn serve_or_fail(
@@ -67,7 +79,7 @@ async fn serve_or_fail(
     mut io: Io,
     facts: &Facts,
     target: Rc<Target>,
-) -> Result<(), Failure> {
+) -> Result<Option<Serving>, Failure> {
     let mut sniffed = Sniffed::default();
     if let Err(failure) = discover(&target, &mut io, &mut sniffed).await {
         let version = match detect::http(sniffed.bytes()) {
@@ -94,12 +106,12 @@ async fn serve_or_fail(
 
     match protocol {
         Protocol::Http(version) => {
-            let facts = facts.clone();
-            Box::pin(http::serve_outbound(Rc::clone(worker), io, facts, target, version)).await;
-            Ok(())
+            Ok(Some(http::serve_outbound(Rc::clone(worker), io, facts, target, version)))
         }
-        Protocol::Opaque(connected) => opaque::serve(worker, io, facts, &target, connected).await,
-        Protocol::Tls => Box::pin(tls::serve(worker, io, facts, &target)).await,
+        Protocol::Opaque(connected) => {
+            opaque::serve(worker, io, facts, &target, connected).await.map(|()| None)
+        }
+        Protocol::Tls => Box::pin(tls::serve(worker, io, facts, &target)).await.map(|()| None),
     }
 }
 

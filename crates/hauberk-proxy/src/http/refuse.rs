@@ -10,14 +10,14 @@ use super::{
     headers,
     server::{self, Control},
 };
-use crate::{io::Io, worker::Worker};
+use crate::{connection::Direction, io::Io, worker::Worker};
 use std::{rc::Rc, time::Duration};
 
 /// The client has sent its request already; what is left is to write an answer and to see the connection end.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers with `failure` until the connection has ended, and asks the client to end it.
-pub async fn refuse(worker: &Worker, io: Io, version: Version, failure: &Failure) {
+pub async fn refuse(worker: &Rc<Worker>, io: Io, version: Version, failure: &Failure) {
     let informs = !worker.config.outbound.hide_informational_headers;
     let (status, text) = (answer::row(failure), failure.to_string());
     let control = Rc::new(Control::default());
@@ -29,8 +29,8 @@ pub async fn refuse(worker: &Worker, io: Io, version: Version, failure: &Failure
         closing.close();
         async move { Ok(response) }
     };
-    let side = &worker.config.outbound.side;
-    let serving = server::serve(worker, io, version, side, control, answer);
+    let serving =
+        server::serve(Rc::clone(worker), io, version, Direction::Outbound, control, answer);
     // A client that goes on sending is cut.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, serving).await;
 }

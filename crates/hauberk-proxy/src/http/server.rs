@@ -26,10 +26,11 @@ use tokio::sync::{Notify, oneshot};
 use super::Version;
 use super::body::Body;
 use super::corked::{Corked, Uncorking};
+use super::http1::Connection;
 use super::incoming::{Incoming, StreamError};
 use super::upgrade::Raw;
+use crate::connection::Direction;
 use crate::io::Io;
-use crate::settings::{Http2Server, Side};
 use crate::worker::Worker;
 use http2::Http2;
 
@@ -63,41 +64,53 @@ impl Control {
 /// connection.
 pub type Answered = Result<Response<Body>, StreamError>;
 
+/// A connection that is being served; ready when it has ended. Boxed, so that its task holds nothing of what came before.
+pub type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
 /// Serves a connection until it ends.
-pub async fn serve<H, F>(
-    worker: &Worker,
+pub fn serve<H, F>(
+    worker: Rc<Worker>,
     io: Io,
     version: Version,
-    side: &Side,
+    direction: Direction,
     control: Rc<Control>,
     answer: H,
-) where
+) -> Serving
+where
     H: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Answered> + 'static,
 {
     // Allocated per request; what is rare in it is boxed where it happens.
     const { assert!(size_of::<F>() <= REQUEST_FUTURE_BYTES_MAX) };
+    let side = match direction {
+        Direction::Inbound => &worker.config.inbound.side,
+        Direction::Outbound => &worker.config.outbound.side,
+    };
     match version {
-        Version::Http1 => http1::serve(worker, io, side.http1_head_timeout, &control, answer).await,
-        Version::Http2 => serve_http2(worker, io, &side.http2_server, &control, answer).await,
+        Version::Http1 => {
+            let (connection, head_timeout) = (Connection::new(io), side.http1_head_timeout);
+            Box::pin(http1::serve(worker, Rc::new(connection), head_timeout, control, answer))
+        }
+        Version::Http2 => {
+            let corked = Corked::new(io);
+            let (streams, settings) = (worker.http_streams.clone(), &side.http2_server);
+            let connection = Http2::new(corked.clone(), streams, settings, answer);
+            Box::pin(serve_http2(worker, Uncorking::new(corked, connection), control))
+        }
     }
 }
 
 async fn serve_http2<H, F>(
-    worker: &Worker,
-    io: Io,
-    settings: &Http2Server,
-    control: &Control,
-    answer: H,
+    worker: Rc<Worker>,
+    connection: Uncorking<Http2<H>>,
+    control: Rc<Control>,
 ) where
     H: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Answered> + 'static,
 {
-    let corked = Corked::new(io);
-    let connection = Http2::new(corked.clone(), worker.http_streams.clone(), settings, answer);
-    let connection = pin!(Uncorking::new(corked, connection));
+    let connection = pin!(connection);
     let draining = worker.shutdown.draining();
-    let ended = gracefully(draining, control, connection, |connection| {
+    let ended = gracefully(draining, &control, connection, |connection| {
         connection.connection().graceful_shutdown();
     })
     .await;

@@ -10,6 +10,7 @@ use crate::{
     http::{
         self, Version,
         failure::{Failure, What},
+        server::Serving,
     },
     inbound::{forward, gateway, policy::Policies},
     io::Io,
@@ -22,8 +23,8 @@ use hauberk_identity::Alpn;
 use hauberk_model::{Authority, Port};
 use std::{io, net::SocketAddr, rc::Rc};
 
-/// Serves a direct connection to its end.
-pub async fn serve(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), Failure> {
+/// Serves a direct connection to its end, or until it is known to be HTTP.
+pub async fn serve(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<Option<Serving>, Failure> {
     let timeout = worker.config.inbound.side.detect_timeout;
     let opened = tokio::time::timeout(timeout, Box::pin(open(worker, io))).await;
     let (mut io, client, header) = opened.map_err(|_| Failure::client(What::DetectTimeout))??;
@@ -39,16 +40,14 @@ pub async fn serve(worker: &Rc<Worker>, io: Io, facts: Facts) -> Result<(), Fail
     let policy = Policies::get(worker, port);
     super::observe(worker, &mut io, &facts, &policy);
     match header.session {
-        Session::Opaque => forward::serve(worker, io, &facts, &policy, None).await,
+        Session::Opaque => forward::serve(worker, io, &facts, &policy, None).await.map(|()| None),
         Session::Http1 => {
-            let serving = http::serve_inbound(Rc::clone(worker), io, facts, policy, Version::Http1);
-            Box::pin(serving).await;
-            Ok(())
+            let worker = Rc::clone(worker);
+            Ok(Some(http::serve_inbound(worker, io, facts, policy, Version::Http1)))
         }
         Session::Http2 => {
-            let serving = http::serve_inbound(Rc::clone(worker), io, facts, policy, Version::Http2);
-            Box::pin(serving).await;
-            Ok(())
+            let worker = Rc::clone(worker);
+            Ok(Some(http::serve_inbound(worker, io, facts, policy, Version::Http2)))
         }
     }
 }

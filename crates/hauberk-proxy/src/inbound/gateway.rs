@@ -30,7 +30,7 @@ use crate::{
         body::Body,
         failure::{Failure, What},
         incoming::Incoming,
-        server::Control,
+        server::{Control, Serving},
     },
     io::Io,
     outbound::{
@@ -56,22 +56,22 @@ pub async fn serve(
     facts: Facts,
     wanted: Authority,
     session: Session,
-) -> Result<(), Failure> {
+) -> Result<Option<Serving>, Failure> {
     let own = Port::new(facts.original_dst.port()).expect("a connection came to it");
     let policy = Policies::get(worker, own);
     observe(worker, &mut io, &facts, &policy);
     let version = match session {
         Session::Opaque => {
             let work = Box::pin(serve_opaque(worker, io, &facts, wanted));
-            return forward::while_authorized(worker, &facts, &policy, work).await;
+            let served = forward::while_authorized(worker, &facts, &policy, work).await;
+            return served.map(|()| None);
         }
         Session::Http1 => Version::Http1,
         Session::Http2 => Version::Http2,
     };
     let gateway = Gateway::new(worker, &facts, wanted);
     let onward = Onward::Gateway(Box::new(gateway));
-    request::serve_onward(Rc::clone(worker), io, facts, policy, version, onward).await;
-    Ok(())
+    Ok(Some(request::serve_onward(Rc::clone(worker), io, facts, policy, version, onward)))
 }
 
 async fn serve_opaque(

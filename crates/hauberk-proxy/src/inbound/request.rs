@@ -54,7 +54,7 @@ use crate::http::headers::{self, L5D_HAUBERK_UNSENT};
 use crate::http::incoming::Incoming;
 use crate::http::orig_proto;
 use crate::http::routes::{Routes, host_of};
-use crate::http::server::{self, Answered, Control};
+use crate::http::server::{self, Answered, Control, Serving};
 use crate::io::Io;
 use crate::outbound::request::Refused;
 use crate::outbound::retry::{Attempt, Unanswered};
@@ -108,20 +108,26 @@ pub enum Onward {
 }
 
 /// Serves a connection to the application.
-pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, policy: Policy, version: Version) {
+pub fn serve(
+    worker: Rc<Worker>,
+    io: Io,
+    facts: Facts,
+    policy: Policy,
+    version: Version,
+) -> Serving {
     let onward = Onward::Application(Applications::get(&worker, facts.original_dst));
-    serve_onward(worker, io, facts, policy, version, onward).await;
+    serve_onward(worker, io, facts, policy, version, onward)
 }
 
 /// Serves a connection whose requests go `onward`.
-pub async fn serve_onward(
+pub fn serve_onward(
     worker: Rc<Worker>,
     io: Io,
     facts: Facts,
     policy: Policy,
     version: Version,
     onward: Onward,
-) {
+) -> Serving {
     let control = Rc::new(Control::default());
     let client_id = facts.client_id().and_then(|id| HeaderValue::from_str(id.as_str()).ok());
     let connection = Rc::new(Connection {
@@ -137,17 +143,18 @@ pub async fn serve_onward(
         used: RefCell::default(),
         tunnel: RefCell::default(),
     });
-    let side = &worker.config.inbound.side;
     let answering = Rc::clone(&connection);
-    let serving = server::serve(&worker, io, version, side, control, move |request| {
+    let serving = server::serve(worker, io, version, Direction::Inbound, control, move |request| {
         let connection = Rc::clone(&answering);
         async move { connection.answer(request).await }
     });
-    tokio::select! {
-        () = serving => {}
-        // The connection is cut: what is under way on it may not go on for one more byte.
-        () = connection.no_longer_permitted() => {}
-    }
+    Box::pin(async move {
+        tokio::select! {
+            () = serving => {}
+            // The connection is cut: what is under way on it may not go on for one more byte.
+            () = connection.no_longer_permitted() => {}
+        }
+    })
 }
 
 /// What the requests of one connection share.

@@ -21,7 +21,7 @@ use super::{
     request::Connection,
 };
 use crate::{
-    connection::Facts,
+    connection::{Direction, Facts},
     detect::{self, Decided, Sniffed},
     http::{
         Version,
@@ -29,7 +29,7 @@ use crate::{
         failure::{Failure, What},
         headers,
         incoming::Incoming,
-        server::{self, Answered, Control},
+        server::{self, Answered, Control, Serving},
     },
     io::Io,
     telemetry::labels::Labels,
@@ -47,7 +47,11 @@ const L5D_DST_OVERRIDE: HeaderName = HeaderName::from_static("l5d-dst-override")
 const HTTP_PORT: Port = Port::new(80).expect("80 is not zero");
 
 /// Serves one connection to its end.
-pub async fn serve(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result<(), Failure> {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    mut io: Io,
+    facts: &Facts,
+) -> Result<Option<Serving>, Failure> {
     let mut sniffed = Sniffed::default();
     let original = || Targets::get(worker, Key::Address(facts.original_dst));
     let early = async {
@@ -67,7 +71,7 @@ pub async fn serve(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result<(),
             let target = original();
             target.discovered().await?;
             count(worker, "opaq", &target.policy().parent);
-            return opaque::serve(worker, io, facts, &target, chosen).await;
+            return opaque::serve(worker, io, facts, &target, chosen).await.map(|()| None);
         }
     };
     sniffed.give_back(&mut io);
@@ -80,13 +84,12 @@ pub async fn serve(worker: &Rc<Worker>, mut io: Io, facts: &Facts) -> Result<(),
     };
     let control = Rc::clone(&ingress.control);
     let ingress = Rc::new(ingress);
-    let side = &worker.config.outbound.side;
-    let serving = server::serve(worker, io, version, side, control, move |request| {
+    let (worker, direction) = (Rc::clone(worker), Direction::Outbound);
+    let serving = server::serve(worker, io, version, direction, control, move |request| {
         let ingress = Rc::clone(&ingress);
         Box::pin(async move { ingress.answer(request).await })
     });
-    Box::pin(serving).await;
-    Ok(())
+    Ok(Some(serving))
 }
 
 fn count(worker: &Worker, protocol: &'static str, parent: &Meta) {

@@ -45,7 +45,7 @@ use crate::http::incoming::{Incoming, StreamError};
 use crate::http::limit::Permit;
 use crate::http::limits::{Limit, Timer};
 use crate::http::routes::host_of;
-use crate::http::server::{self, Answered, Control};
+use crate::http::server::{self, Answered, Control, Serving};
 use crate::io::Io;
 use crate::telemetry::labels::Labels;
 use crate::telemetry::route::RouteSeries;
@@ -72,17 +72,21 @@ struct Known {
 }
 
 /// Serves a connection of the application.
-pub async fn serve(worker: Rc<Worker>, io: Io, facts: Facts, target: Rc<Target>, version: Version) {
+pub fn serve(
+    worker: Rc<Worker>,
+    io: Io,
+    facts: &Facts,
+    target: Rc<Target>,
+    version: Version,
+) -> Serving {
     let control = Rc::new(Control::default());
     let connection =
         Connection::new(Rc::clone(&worker), facts.client, target, version, Rc::clone(&control));
     let connection = Rc::new(connection);
-    let side = &worker.config.outbound.side;
-    server::serve(&worker, io, version, side, control, move |request| {
+    server::serve(worker, io, version, Direction::Outbound, control, move |request| {
         let connection = Rc::clone(&connection);
         async move { connection.answer(request).await }
     })
-    .await;
 }
 
 /// What the requests of one connection share.

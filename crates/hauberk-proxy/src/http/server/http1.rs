@@ -27,7 +27,6 @@ use crate::http::http1::head::{self, Asked, Asker};
 use crate::http::http1::{Connection, Error, Sending};
 use crate::http::incoming::Incoming;
 use crate::http::upgrade::{self, Raw};
-use crate::io::Io;
 use crate::worker::Worker;
 
 /// Bytes of an unwanted request body that are read so that the connection can go on, and how long that may take. More
@@ -42,16 +41,15 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends.
 pub(super) async fn serve<H, F>(
-    worker: &Worker,
-    io: Io,
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
     head_timeout: Duration,
-    control: &Control,
+    control: Rc<Control>,
     answer: H,
 ) where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answered>,
 {
-    let connection = Rc::new(Connection::new(io));
     // One for all pauses, so that a pause costs no place in the list of those who wait.
     let mut draining = pin!(async {
         worker.shutdown.draining().await;
@@ -65,20 +63,22 @@ pub(super) async fn serve<H, F>(
             Next::Refused(status) => {
                 tracing::debug!(%status, "request head refused");
                 connection.with(|wire| head::write_refusal(wire.outgoing.buffer(), status));
-                return close(&connection, Lingers::Yes).await;
+                return Box::pin(close(&connection, Lingers::Yes)).await;
             }
-            Next::Ended => return close(&connection, Lingers::No).await,
+            Next::Ended => return Box::pin(close(&connection, Lingers::No)).await,
             Next::Broken => return,
         };
-        match exchange(worker, &connection, control, request, asked, &answer).await {
+        // Boxed, so that a connection that waits for a request does not hold room for one.
+        let exchange = exchange(&worker, &connection, &control, request, asked, &answer);
+        match Box::pin(exchange).await {
             Outcome::GoesOn => {}
-            Outcome::Last(lingers) => return close(&connection, lingers).await,
+            Outcome::Last(lingers) => return Box::pin(close(&connection, lingers)).await,
             Outcome::Broken => return,
             Outcome::Upgraded => {
                 let endpoint = control.upgrade.take();
                 if let (Some(endpoint), Some(connection)) = (endpoint, Rc::into_inner(connection)) {
                     let (io, ahead) = connection.into_parts();
-                    upgrade::join(Raw::new(io, ahead), endpoint).await;
+                    Box::pin(upgrade::join(Raw::new(io, ahead), endpoint)).await;
                 }
                 return;
             }
@@ -186,18 +186,20 @@ where
     let (method, version) = (request.method().clone(), request.version());
     let duty = if asked.expects_continue { Duty::Continue } else { Duty::None };
     let body = connection.lend(asked.body, duty);
-    // Boxed, so that a connection that waits for a request does not hold room for one.
-    let mut answering = Box::pin(answer(request.map(|()| Incoming::Http1(body))));
-    let answered = poll_fn(|cx| {
-        connection.poll_loop(|| match answering.as_mut().poll(cx) {
-            Poll::Ready(answered) => Poll::Ready(Some(answered)),
-            Poll::Pending => match connection.poll_watch(cx) {
-                Poll::Ready(Watched::Gone) => Poll::Ready(None),
-                Poll::Ready(Watched::Spoke) | Poll::Pending => Poll::Pending,
-            },
-        })
-    });
-    let response = match answered.await {
+    let answered = {
+        let mut answering = pin!(answer(request.map(|()| Incoming::Http1(body))));
+        let answered = poll_fn(|cx| {
+            connection.poll_loop(|| match answering.as_mut().poll(cx) {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending => match connection.poll_watch(cx) {
+                    Poll::Ready(Watched::Gone) => Poll::Ready(None),
+                    Poll::Ready(Watched::Spoke) | Poll::Pending => Poll::Pending,
+                },
+            })
+        });
+        answered.await
+    };
+    let response = match answered {
         Some(Ok(response)) => response,
         Some(Err(error)) => {
             tracing::debug!(%error, "request failed without an answer");
@@ -208,7 +210,6 @@ where
             return Outcome::Broken;
         }
     };
-    drop(answering);
 
     let leaves_http = upgrade::is_upgrade(&method, response.status());
     let is_upgrade = leaves_http && control.upgrade.borrow().is_some();
