@@ -58,19 +58,27 @@ pub(super) async fn serve<H, F>(
         }
     });
     loop {
-        let (request, asked) = match next(draining.as_mut(), &connection, head_timeout).await {
-            Next::Request(request, asked) => (request, asked),
-            Next::Refused(status) => {
-                tracing::debug!(%status, "request head refused");
-                connection.with(|wire| head::write_refusal(wire.outgoing.buffer(), status));
-                return Box::pin(close(&connection, Lingers::Yes)).await;
+        let outcome = {
+            // Nothing is awaited inside this match: what it is about is large, and would be kept.
+            let next = match next(draining.as_mut(), &connection, head_timeout).await {
+                // Boxed, so that a connection that waits for a request does not hold room for one.
+                Next::Request(request, asked) => {
+                    Ok(Box::pin(exchange(&worker, &connection, &control, request, asked, &answer)))
+                }
+                Next::Refused(status) => {
+                    tracing::debug!(%status, "request head refused");
+                    connection.with(|wire| head::write_refusal(wire.outgoing.buffer(), status));
+                    Err(Outcome::Last(Lingers::Yes))
+                }
+                Next::Ended => Err(Outcome::Last(Lingers::No)),
+                Next::Broken => Err(Outcome::Broken),
+            };
+            match next {
+                Ok(exchanging) => exchanging.await,
+                Err(outcome) => outcome,
             }
-            Next::Ended => return Box::pin(close(&connection, Lingers::No)).await,
-            Next::Broken => return,
         };
-        // Boxed, so that a connection that waits for a request does not hold room for one.
-        let exchange = exchange(&worker, &connection, &control, request, asked, &answer);
-        match Box::pin(exchange).await {
+        match outcome {
             Outcome::GoesOn => {}
             Outcome::Last(lingers) => return Box::pin(close(&connection, lingers)).await,
             Outcome::Broken => return,
