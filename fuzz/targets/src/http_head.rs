@@ -25,7 +25,7 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-/// The request as hyper would build it.
+/// The request as it comes to the checks.
 fn read(data: &[u8]) -> Option<Request<()>> {
     let mut lines = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Request::new(&mut lines);
