@@ -306,7 +306,7 @@ async fn every_family_is_there_with_its_labels() {
     let parent = "parent_group=\"\" parent_kind=\"default\" parent_name=\"all-unauthenticated\" parent_port=";
     let labels = format!("{parent} {rt}");
     has(&text, "inbound_http_requests_total", &labels);
-    has(&text, "inbound_http_statuses_total", &format!("{labels} http_status=\"503\" error=\"\""));
+    has(&text, "inbound_http_statuses_total", &format!("{labels} status=\"503\""));
     has_histogram(&text, "inbound_http_request_duration_seconds", &labels, "0.025");
     has_histogram(&text, "inbound_http_response_duration_seconds", &labels, "0.05");
     has_histogram(&text, "inbound_http_request_frame_size_bytes", &labels, "128.0");
