@@ -6,6 +6,7 @@
 //! a short body is one read and one write, and a long body is copied by the kernel only.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -35,6 +36,11 @@ const JOINED_BYTES_MAX: usize = 8 * 1024;
 
 /// Bytes collected before they are written.
 const COLLECTED_BYTES_MAX: usize = 32 * 1024;
+
+/// Long pieces that are written at once, and about how many bytes of them: a body that came in frames of 16 KiB goes
+/// out with one system call for sixteen.
+const LONG_PIECES_MAX: usize = 16;
+const LONG_BYTES_MAX: usize = 256 * 1024;
 
 /// Buffers that a thread keeps to lend, how large a new one is, and how large one that is kept may be.
 const SPARE_MAX: usize = 8;
@@ -118,30 +124,32 @@ impl Wire {
     }
 }
 
-/// What is to be written: collected bytes, then at most one long piece of data and what ends it.
+/// What is to be written: collected bytes, and long pieces of data between them.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     collected: Vec<u8>,
     /// How much of `collected` is written.
     sent: usize,
-    data: Bytes,
-    tail: &'static [u8],
+    /// Long pieces that are not copied, each with how much of `collected` goes before it.
+    long: VecDeque<(usize, Bytes)>,
+    long_bytes: usize,
 }
 
 impl Outgoing {
     /// Whether nothing is to be written.
     pub fn is_empty(&self) -> bool {
-        self.collected.len() == self.sent && self.data.is_empty() && self.tail.is_empty()
+        self.collected.len() == self.sent && self.long.is_empty()
     }
 
     /// Whether it should be written before more is added.
     pub fn is_full(&self) -> bool {
-        !self.data.is_empty() || !self.tail.is_empty() || self.collected.len() > COLLECTED_BYTES_MAX
+        self.long.len() >= LONG_PIECES_MAX
+            || self.long_bytes >= LONG_BYTES_MAX
+            || self.collected.len() > COLLECTED_BYTES_MAX
     }
 
-    /// A buffer to add bytes to. Not while it is full.
+    /// A buffer to add bytes to.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
-        debug_assert!(self.data.is_empty() && self.tail.is_empty(), "data come last");
         if self.collected.capacity() == 0 {
             let spare = SPARE.with_borrow_mut(Vec::pop);
             self.collected = spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
@@ -157,12 +165,13 @@ impl Outgoing {
     /// Adds data and what ends them.
     pub fn data(&mut self, data: Bytes, tail: &'static [u8]) {
         if data.len() <= JOINED_BYTES_MAX {
-            let buffer = self.buffer();
-            buffer.extend_from_slice(&data);
-            buffer.extend_from_slice(tail);
+            self.bytes(&data);
         } else {
-            self.data = data;
-            self.tail = tail;
+            self.long_bytes += data.len();
+            self.long.push_back((self.collected.len(), data));
+        }
+        if !tail.is_empty() {
+            self.bytes(tail);
         }
     }
 
@@ -173,13 +182,12 @@ impl Outgoing {
         written: &mut u64,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            let collected = &self.collected[self.sent..];
-            let polled = if self.data.is_empty() && self.tail.is_empty() {
-                io.as_mut().poll_write(cx, collected)
+            let polled = if self.long.is_empty() {
+                io.as_mut().poll_write(cx, &self.collected[self.sent..])
             } else {
-                let slices = [collected, &self.data, self.tail].map(IoSlice::new);
-                let from = slices.iter().position(|slice| !slice.is_empty()).unwrap_or(0);
-                io.as_mut().poll_write_vectored(cx, &slices[from..])
+                let mut slices = [IoSlice::new(&[]); 2 * LONG_PIECES_MAX + 1];
+                let count = self.slices(&mut slices);
+                io.as_mut().poll_write_vectored(cx, &slices[..count])
             };
             match ready!(polled)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -192,17 +200,43 @@ impl Outgoing {
         Poll::Ready(Ok(()))
     }
 
-    fn wrote(&mut self, count: usize) {
-        let of_collected = count.min(self.collected.len() - self.sent);
-        self.sent += of_collected;
-        let of_data = (count - of_collected).min(self.data.len());
-        self.data.advance(of_data);
-        self.tail = &self.tail[count - of_collected - of_data..];
-        if self.data.is_empty() {
-            self.data = Bytes::new();
+    /// All that is to be written in its order; how many slices that are, none of them empty.
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut at = self.sent;
+        let mut count = 0;
+        let mut add = |slice: &'a [u8]| {
+            if !slice.is_empty() && count < slices.len() {
+                slices[count] = IoSlice::new(slice);
+                count += 1;
+            }
+        };
+        for (before, data) in &self.long {
+            add(&self.collected[at..*before]);
+            add(data);
+            at = *before;
         }
-        if self.sent == self.collected.len() && self.collected.capacity() > 0 {
+        add(&self.collected[at..]);
+        count
+    }
+
+    fn wrote(&mut self, mut count: usize) {
+        while let Some((before, data)) = self.long.front_mut() {
+            let of_collected = count.min(*before - self.sent);
+            self.sent += of_collected;
+            count -= of_collected;
+            let of_data = count.min(data.len());
+            data.advance(of_data);
+            self.long_bytes -= of_data;
+            count -= of_data;
+            if !data.is_empty() {
+                return;
+            }
+            self.long.pop_front();
+        }
+        self.sent += count;
+        if self.sent == self.collected.len() {
             self.sent = 0;
+            self.long = VecDeque::new();
             give_back(std::mem::take(&mut self.collected));
         }
     }
@@ -210,7 +244,7 @@ impl Outgoing {
 
 /// Keeps a buffer for the next connection that writes.
 fn give_back(mut buffer: Vec<u8>) {
-    if buffer.capacity() > SPARE_BYTES_MAX {
+    if buffer.capacity() == 0 || buffer.capacity() > SPARE_BYTES_MAX {
         return;
     }
     buffer.clear();
@@ -230,7 +264,10 @@ mod tests {
     impl Wire {
         /// Bytes of buffers that it holds.
         pub(crate) fn held(&self) -> usize {
-            self.ahead.capacity() + self.outgoing.collected.capacity() + self.outgoing.data.len()
+            self.ahead.capacity()
+                + self.outgoing.collected.capacity()
+                + self.outgoing.long_bytes
+                + self.outgoing.long.capacity()
         }
     }
 
@@ -256,24 +293,33 @@ mod tests {
 
     #[tokio::test]
     async fn long_and_short_pieces_arrive_in_their_order() {
-        // A pipe that takes little at a time.
-        let (near, mut far) = tokio::io::duplex(777);
-        let mut wire = Wire::new(Io::memory(near));
-        let long = Bytes::from((0..100_000).map(|n: u32| n as u8).collect::<Vec<_>>());
-        let mut expect = b"head".to_vec();
-        expect.extend_from_slice(&long);
-        expect.extend_from_slice(b"tail");
-        wire.outgoing.bytes(b"head");
-        wire.outgoing.data(long, b"tail");
-        assert!(wire.outgoing.is_full());
-        let mut got = vec![0; expect.len()];
-        let writing = poll_fn(|cx| wire.poll_flush(cx));
-        let (written, read) = tokio::join!(writing, far.read_exact(&mut got));
-        written.unwrap();
-        read.unwrap();
-        assert_eq!(got, expect);
-        assert!(wire.outgoing.is_empty());
-        assert_eq!(wire.held(), 0);
+        // A pipe that takes little at a time, and one that takes nearly everything.
+        for room in [777, 300_000] {
+            let (near, mut far) = tokio::io::duplex(room);
+            let mut wire = Wire::new(Io::memory(near));
+            let long = Bytes::from((0..20_000).map(|n: u32| n as u8).collect::<Vec<_>>());
+            let mut expect = b"head".to_vec();
+            wire.outgoing.bytes(b"head");
+            wire.outgoing.data(long.clone(), b"");
+            expect.extend_from_slice(&long);
+            while !wire.outgoing.is_full() {
+                wire.outgoing.data(long.clone(), b"\r\n");
+                expect.extend_from_slice(&long);
+                expect.extend_from_slice(b"\r\n");
+                wire.outgoing.data(Bytes::from_static(b"short"), b"");
+                wire.outgoing.bytes(b"er");
+                expect.extend_from_slice(b"shorter");
+            }
+            assert!(expect.len() > LONG_BYTES_MAX && expect.len() < LONG_BYTES_MAX + 30_000);
+            let mut got = vec![0; expect.len()];
+            let writing = poll_fn(|cx| wire.poll_flush(cx));
+            let (written, read) = tokio::join!(writing, far.read_exact(&mut got));
+            written.unwrap();
+            read.unwrap();
+            assert!(got == expect, "pipe of {room}");
+            assert!(wire.outgoing.is_empty());
+            assert_eq!((wire.held(), wire.written), (0, expect.len() as u64));
+        }
     }
 
     #[tokio::test]
