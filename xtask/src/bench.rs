@@ -24,16 +24,31 @@ mod scale;
 mod scenario;
 mod systems;
 mod targets;
+mod training;
 
+pub(crate) use enclosure::target_directory;
 pub(crate) use options::Options;
 
+use anyhow::{Context, ensure};
 use clock::Budget;
 use enclosure::Workshop;
 use place::Place;
 use record::{Measured, Records};
 use scenario::{Scenario, Unit};
-use std::path::Path;
+use std::{path::Path, process::Command};
 use systems::{Purpose, Setup, System};
+
+/// Where instrumented proxies leave what they counted, in the build directory.
+pub(crate) const COUNTS: &str = "training/counts";
+
+/// The end of the names of files with the pages that a process has touched.
+pub(crate) const TOUCHED: &str = "touched";
+
+/// What proxies in training do: nothing, and then carry connections and requests of all kinds, fast
+/// and slow.
+pub(crate) const REST: &str = "idle";
+pub(crate) const WORK: &str = "rate-1000,http1-1,http1-32,http2-4x32,http2-32x1,grpc-4x32,\
+    grpc-stream-4x32,opaque-32,connect-http,connect-opaque,bulk-tcp,bulk-http,routes-100";
 
 /// Runs the benchmark, or makes the tables of an earlier run again.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
@@ -48,6 +63,21 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         None => enclosure::enter(root, options),
         Some(target) => measure(root, target, options),
     }
+}
+
+/// Lets pairs of instrumented proxies do this; they leave their counts in [`COUNTS`] in the build
+/// directory.
+pub(crate) fn train(root: &Path, output: &Path, scenarios: &str) -> anyhow::Result<()> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let status = Command::new(own)
+        .args(["bench", "--profile", "training", "--systems", "hauberk", "--scenarios", scenarios])
+        .args(["--rounds", "1", "--seconds", "2", "--without-counts", "--output"])
+        .arg(output)
+        .current_dir(root)
+        .status()
+        .context("cannot run the training")?;
+    ensure!(status.success(), "the training failed ({status})");
+    Ok(())
 }
 
 /// The run itself, inside the enclosure.

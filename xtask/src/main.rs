@@ -1,9 +1,10 @@
 //! Development tasks: `cargo xtask tidy`, `cargo xtask deny`, `cargo xtask ci`,
-//! `cargo xtask bench`, `cargo xtask fuzz`.
+//! `cargo xtask bench`, `cargo xtask dist`, `cargo xtask fuzz`.
 
 mod bench;
 mod ci;
 mod deny;
+mod dist;
 mod fuzz;
 mod tidy;
 
@@ -28,6 +29,8 @@ enum Task {
     Ci,
     /// Measure a pair of proxies beside peers and beside none. Needs root.
     Bench(Box<bench::Options>),
+    /// Build the proxy as it is shipped, trained by the benchmark's loads. Needs root and llvm.
+    Dist(dist::Options),
     /// Give parsers of foreign bytes made-up input. Needs nightly and cargo-fuzz.
     Fuzz(fuzz::Options),
 }
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Task::Deny => deny::run(&root()),
         Task::Ci => ci::run(&root()),
         Task::Bench(options) => bench::run(&root(), &options),
+        Task::Dist(options) => dist::run(&root(), &options),
         Task::Fuzz(options) => fuzz::run(&root(), &options),
     }
 }

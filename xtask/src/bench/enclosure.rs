@@ -12,7 +12,9 @@ use super::{
     options::{Options, Profile},
     process::run,
     systems::envoy,
+    training,
 };
+use crate::dist;
 use anyhow::{Context, bail, ensure};
 use std::{
     fs,
@@ -49,10 +51,6 @@ const FILES_USUAL: u32 = 1_024;
 
 /// The program that is shipped in a form of its own.
 const PROXY: &str = "hauberk-proxy";
-
-/// How that is linked: statically, with small tables of relocations (`docs/decisions/0025`).
-const SHIPPED: &[&str] =
-    &["-C", "target-feature=+crt-static", "-C", "link-arg=-Wl,-z,pack-relative-relocs"];
 
 /// Bytes of the large body. It lies in memory, so that no disk is measured.
 const BULK_BYTES: usize = 64 * 1024 * 1024;
@@ -139,7 +137,7 @@ fn find(tool: &str) -> Option<PathBuf> {
 }
 
 /// Where cargo builds.
-pub(super) fn target_directory(root: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn target_directory(root: &Path) -> anyhow::Result<PathBuf> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version=1"])
         .current_dir(root)
@@ -168,16 +166,15 @@ fn build(root: &Path, target: &Path, options: &Options) -> anyhow::Result<()> {
         let built = target.join(profile.directory()).join(PROXY);
         fs::copy(&built, &counting).with_context(|| format!("cannot copy {}", built.display()))?;
     }
-    if ours == Profile::Dist && packages.contains(&PROXY) {
+    if packages.contains(&PROXY) {
+        match ours {
+            Profile::Dist => drop(dist::build(root, target)?),
+            Profile::Training => dist::build_instrumented(root, target)?,
+            Profile::Release | Profile::Dev => {}
+        }
+    }
+    if matches!(ours, Profile::Dist | Profile::Training) {
         packages.retain(|package| *package != PROXY);
-        let status = Command::new(env!("CARGO"))
-            .args(["rustc", "--quiet", "--profile", ours.name()])
-            .args(["--package", PROXY, "--bin", PROXY, "--"])
-            .args(SHIPPED)
-            .current_dir(root)
-            .status()
-            .context("cannot run cargo rustc")?;
-        ensure!(status.success(), "the build of the proxy failed");
     }
     cargo_build(root, profile, &packages, &[])
 }
@@ -207,6 +204,8 @@ pub(super) struct Workshop {
     /// The build directory, under a path that other users may enter whatever the real one is.
     pub(super) target: PathBuf,
     profile: Profile,
+    /// The proxy in training, which lies apart.
+    trained: Option<PathBuf>,
 }
 
 impl Workshop {
@@ -217,7 +216,9 @@ impl Workshop {
         let scratch = MOUNT_POINTS.iter().find(free).context("no place for a mount")?;
         let scratch = PathBuf::from(scratch);
         run(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "tmpfs"]).arg(&scratch))?;
-        let workshop = Self { target: scratch.join("target"), scratch, profile: options.profile };
+        let target_here = scratch.join("target");
+        let mut workshop =
+            Self { target: target_here, scratch, profile: options.profile, trained: None };
         fs::create_dir(&workshop.target)?;
         run(Command::new("mount").arg("--bind").arg(target).arg(&workshop.target))?;
 
@@ -225,6 +226,11 @@ impl Workshop {
             // perf finds the kernel's events there. Where they are not, counting fails and says so.
             let mut events = Command::new("mount");
             let _ = run(events.args(["-t", "tracefs", "tracefs", "/sys/kernel/tracing"]));
+        }
+
+        if options.profile == Profile::Training {
+            let proxy = training::lay_cold(&workshop.program(PROXY), &workshop.scratch)?;
+            workshop.trained = Some(proxy);
         }
 
         fs::create_dir(workshop.credentials(""))?;
@@ -243,8 +249,16 @@ impl Workshop {
 
     /// A program of this workspace.
     pub(super) fn program(&self, name: &str) -> PathBuf {
+        if let Some(proxy) = self.trained.as_ref().filter(|_| name == PROXY) {
+            return proxy.clone();
+        }
         let profile = if name == PROXY { self.profile } else { self.profile.of_others() };
         self.target.join(profile.directory()).join(name)
+    }
+
+    /// Whether the proxies are in training.
+    pub(super) fn is_for_training(&self) -> bool {
+        self.profile == Profile::Training
     }
 
     /// A file among the certificates, keys and tokens.

@@ -84,6 +84,9 @@ pub(super) enum Profile {
     Release,
     /// The proxy as it is shipped (whole-program optimisation, static), the rest as in `release`
     Dist,
+    /// The proxy with instruments, to be trained (`cargo xtask dist`), the rest as in `release`
+    #[value(hide = true)]
+    Training,
     Dev,
 }
 
@@ -92,7 +95,7 @@ impl Profile {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Release => "release",
-            Self::Dist => "dist",
+            Self::Dist | Self::Training => "dist",
             Self::Dev => "dev",
         }
     }
@@ -100,16 +103,17 @@ impl Profile {
     /// The profile for everything but the proxy.
     pub(super) fn of_others(self) -> Self {
         match self {
-            Self::Release | Self::Dist => Self::Release,
+            Self::Release | Self::Dist | Self::Training => Self::Release,
             Self::Dev => Self::Dev,
         }
     }
 
-    /// The directory Cargo builds it in.
+    /// The directory the programs are in, in the build directory.
     pub(super) fn directory(self) -> &'static str {
         match self {
             Self::Release => "release",
             Self::Dist => "dist",
+            Self::Training => "training",
             Self::Dev => "debug",
         }
     }

@@ -1,6 +1,6 @@
 //! Processes: started, watched, measured, and ended when dropped.
 
-use super::clock::wait_for;
+use super::{TOUCHED, clock::wait_for, training};
 use anyhow::{Context, bail};
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,16 @@ const TICKS_PER_SECOND: u64 = 100;
 /// Lines of a log that an error shows.
 const LOG_LINES: usize = 5;
 
+/// How long a proxy in training may take to leave its counts.
+const TRAINED_WITHIN: Duration = Duration::from_secs(20);
+
 /// A process in the background.
 pub(super) struct Process {
     name: String,
     child: Child,
     log: Option<PathBuf>,
+    /// Where what it did is left, if it is in training.
+    counts: Option<PathBuf>,
 }
 
 /// What a process and its children have used.
@@ -43,17 +48,24 @@ impl Process {
         let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { name: name.to_owned(), child, log: Some(log.to_owned()) })
+        Ok(Self { name: name.to_owned(), child, log: Some(log.to_owned()), counts: None })
     }
 
     /// Starts a process and waits for its first byte.
     pub(super) fn start_and_hear(name: &str, command: &mut Command) -> anyhow::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        let mut process = Self { name: name.to_owned(), child, log: None };
+        let mut process = Self { name: name.to_owned(), child, log: None, counts: None };
         let output = process.child.stdout.as_mut().context("stdout is piped")?;
         output.read_exact(&mut [0]).with_context(|| format!("{name} ended at once"))?;
         Ok(process)
+    }
+
+    /// In the end it leaves in `counts` which pages it has touched, and is given time to leave what
+    /// its instruments counted; others are killed at once.
+    pub(super) fn in_training(mut self, counts: &Path) -> Self {
+        self.counts = Some(counts.to_owned());
+        self
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -123,6 +135,14 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing to do.
+        if let Some(counts) = &self.counts {
+            let file = counts.join(format!("{}.{TOUCHED}", self.child.id()));
+            if let Err(error) = training::write_touched(self.child.id(), &file) {
+                println!("bench: {}: {error:#}", self.name);
+            }
+            let _ = run(Command::new("kill").arg(self.child.id().to_string()));
+            let _ = wait_for(&self.name, TRAINED_WITHIN, || Ok(self.child.try_wait()?));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

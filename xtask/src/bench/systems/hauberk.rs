@@ -7,6 +7,7 @@
 
 use super::{Port, Starting, passed_by};
 use crate::bench::{
+    COUNTS,
     clock::wait_for,
     enclosure::{COUNTING_PROXY, Workshop},
     place::{CLIENT, Place, SERVICE, Side, endpoint},
@@ -127,7 +128,15 @@ fn proxy(starting: &Starting<'_>, side: Side, own: String) -> anyhow::Result<Pro
     ] {
         command.env(format!("LINKERD2_PROXY_{setting}"), value);
     }
-    Process::start(&format!("the {name}'s proxy"), &mut command, &directory.join("log"))
+    let name = format!("the {name}'s proxy");
+    let log = directory.join("log");
+    if !starting.workshop.is_for_training() {
+        return Process::start(&name, &mut command, &log);
+    }
+    // Counts are written when the program ends (clang's manual, "Profiling with Instrumentation").
+    let counts = starting.workshop.target.join(COUNTS);
+    command.env("LLVM_PROFILE_FILE", counts.join("%p-%m.profraw"));
+    Ok(Process::start(&name, &mut command, &log)?.in_training(&counts))
 }
 
 /// The identity of a side's service account, which is named like the side.
