@@ -89,17 +89,10 @@ async fn application() -> SocketAddr {
 }
 
 fn http_route(retry: Option<Retry<HttpConditions>>) -> HttpRoute {
-    let backend = RouteBackend { filters: Vec::new(), backend: backend() };
-    let action = RuleAction {
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![backend]),
-        timeouts: Timeouts::default(),
-        retry,
-        allow_l5d_request_headers: false,
-    };
-    let rules = vec![Rule { matches: Vec::new(), action }];
     let meta = Meta::resource("gateway.networking.k8s.io", "HTTPRoute", "test", "all");
-    HttpRoute { meta, route: Route { hosts: Vec::new(), rules } }
+    let mut route = hauberk_testkit::policy::http_route(meta, Vec::new(), backend());
+    route.route.rules[0].action.retry = retry;
+    route
 }
 
 fn retry() -> Retry<HttpConditions> {

@@ -7,10 +7,8 @@ mod support;
 use hauberk_model::{
     Endpoint, Meta,
     endpoints::ProtocolHint,
-    outbound::{Distribution, HttpPolicy, HttpRoute, OutboundProtocol, RouteBackend, RuleAction},
+    outbound::{HttpPolicy, HttpRoute, OutboundProtocol},
     retry::{HttpConditions, Retry},
-    route::{Route, Rule},
-    timeout::Timeouts,
 };
 use hauberk_process::{Shutdown, Tasks};
 use hauberk_proxy::telemetry::trace::otlp::{
@@ -94,16 +92,10 @@ async fn application() -> (SocketAddr, mpsc::Receiver<String>) {
 }
 
 fn http_route(retry: Option<Retry<HttpConditions>>) -> HttpRoute {
-    let backend = RouteBackend { filters: Vec::new(), backend: backend() };
-    let action = RuleAction {
-        filters: Vec::new(),
-        backends: Distribution::FirstAvailable(vec![backend]),
-        timeouts: Timeouts::default(),
-        retry,
-        allow_l5d_request_headers: false,
-    };
-    let rules = vec![Rule { matches: Vec::new(), action }];
-    HttpRoute { meta: Meta::default("http"), route: Route { hosts: Vec::new(), rules } }
+    let meta = Meta::default("http");
+    let mut route = hauberk_testkit::policy::http_route(meta, Vec::new(), backend());
+    route.route.rules[0].action.retry = retry;
+    route
 }
 
 /// The head that the application got for a request with `headers` that passed both proxies, and the spans of each.
