@@ -22,6 +22,7 @@ mod record;
 mod report;
 mod scale;
 mod scenario;
+mod shares;
 mod systems;
 mod targets;
 mod training;

@@ -11,6 +11,7 @@
 use super::{
     options::{Options, Profile},
     process::run,
+    shares,
     systems::envoy,
     training,
 };
@@ -32,6 +33,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("prlimit", "util-linux"),
     ("setpriv", "util-linux"),
+    ("setsid", "util-linux"),
     ("unshare", "util-linux"),
     ("wrk", "wrk"),
 ];
@@ -64,6 +66,7 @@ pub(super) fn enter(root: &Path, options: &Options) -> anyhow::Result<()> {
         envoy::install(&target)?;
     }
     let own = std::env::current_exe().context("cannot find this program")?;
+    let _guard = shares::Guard::start()?;
     let status = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .args(["prlimit", &format!("--nofile={}", files_to_allow())])
@@ -72,6 +75,7 @@ pub(super) fn enter(root: &Path, options: &Options) -> anyhow::Result<()> {
         .args(std::env::args_os().skip(1))
         .arg("--inside")
         .arg(&target)
+        .args(["--groups", &shares::own_name()])
         .current_dir(root)
         .status()
         .context("cannot run setpriv")?;

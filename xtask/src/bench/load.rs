@@ -11,6 +11,7 @@ use super::{
     process::{self, Process},
     record::Measured,
     scenario::Scenario,
+    shares::Shares,
     systems::{Port, Setup},
 };
 use anyhow::{Context, ensure};
@@ -61,7 +62,13 @@ pub(super) fn measure(
             }
             load.setup.forget_peak()?;
             let before = load.setup.usage()?;
+            let shares = setup.shares.as_ref();
+            let of_workers = shares.map(Shares::cpu).transpose()?;
             let mut measured = load.run(scenario, seconds)?;
+            if let (Some(shares), Some(before)) = (shares, of_workers) {
+                let lasted = measured.get("seconds").context("the load has no time")?;
+                measured.add_shares(&shares.used(&before, &shares.cpu()?, lasted));
+            }
             if let (Some(before), Some(after)) = (before, load.setup.usage()?) {
                 measured.add_usage(&before, &after);
             }
@@ -127,6 +134,8 @@ impl Load<'_> {
             | Scenario::Routes1000
             | Scenario::Endpoints10
             | Scenario::Endpoints1000 => self.wrk(Port::Http1, 32, &[], seconds),
+            Scenario::CoresHttp1 => self.wrk(Port::Http1, 256, &[], seconds),
+            Scenario::CoresHttp2 => self.h2load(32, 16, "/", seconds),
             Scenario::Http1On128 => self.wrk(Port::Http1, 128, &[], seconds),
             Scenario::Opaque => self.wrk(Port::Opaque, 32, &[], seconds),
             Scenario::ConnectHttp => self.wrk(Port::Http1, 32, &closing, seconds),

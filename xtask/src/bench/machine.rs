@@ -89,7 +89,8 @@ fn first_line(command: &mut Command) -> String {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown").trim().to_owned()
 }
 
-fn cpus() -> usize {
+/// How many CPUs there are.
+pub(super) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

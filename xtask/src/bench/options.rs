@@ -76,6 +76,9 @@ pub(crate) struct Options {
     /// Set by the run itself once it is inside its namespaces: the build directory
     #[arg(long, hide = true)]
     pub(super) inside: Option<PathBuf>,
+    /// Set likewise: the name of the run's cgroups
+    #[arg(long, hide = true, default_value_t)]
+    pub(super) groups: String,
 }
 
 /// A profile of Cargo.

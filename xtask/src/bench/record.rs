@@ -1,6 +1,6 @@
 //! `raw.csv`: one line per measurement, written as soon as it is there.
 
-use super::{process::Usage, scenario::Scenario, systems::System};
+use super::{process::Usage, scenario::Scenario, shares::Used, systems::System};
 use anyhow::{Context, bail};
 use std::{
     collections::BTreeMap,
@@ -39,6 +39,10 @@ const FIGURES: &[&str] = &[
     "syscalls_in",
     "allocations_out",
     "allocations_in",
+    "share_used_out",
+    "share_used_in",
+    "share_used_least_out",
+    "share_used_least_in",
 ];
 
 /// What one measurement found, by the names in [`FIGURES`].
@@ -74,6 +78,14 @@ impl Measured {
             self.set(&format!("peak_{side}_kib"), after.peak_kib as f64);
             let switches = after.switches.saturating_sub(before.switches);
             self.set(&format!("switches_{side}"), switches as f64);
+        }
+    }
+
+    /// Adds what the workers of both proxies used of what they might.
+    pub(super) fn add_shares(&mut self, used: &[Used; 2]) {
+        for (used, side) in used.iter().zip(["out", "in"]) {
+            self.set(&format!("share_used_{side}"), used.mean);
+            self.set(&format!("share_used_least_{side}"), used.least);
         }
     }
 
@@ -114,6 +126,17 @@ impl Measured {
             if let Some(count) = self.both_per(figure, "counted_requests", 1.0) {
                 parts.push(format!("{count:.2} {name} per request"));
             }
+        }
+        if let (Some(least_out), Some(least_in)) =
+            (self.get("share_used_least_out"), self.get("share_used_least_in"))
+        {
+            let percent = |name| self.get(name).unwrap_or_default() * 100.0;
+            let (out, inn) = (percent("share_used_out"), percent("share_used_in"));
+            parts.push(format!(
+                "shares used {out:.0} % and {inn:.0} % (at least {:.0} % and {:.0} %)",
+                least_out * 100.0,
+                least_in * 100.0
+            ));
         }
         if let Some(errors) = self.get("errors").filter(|errors| *errors > 0.0) {
             parts.push(format!("{errors} ERRORS"));

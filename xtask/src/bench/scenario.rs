@@ -81,7 +81,17 @@ pub(super) enum Scenario {
     /// HTTP/1.1, 32 connections, to a service of 1,000 endpoints
     #[value(name = "endpoints-1000")]
     Endpoints1000,
+    /// HTTP/1.1, 256 connections, each worker thread held to a share of a CPU
+    #[value(name = "cores-http1-256")]
+    CoresHttp1,
+    /// HTTP/2, 32 connections of 16 streams, each worker thread held to a share of a CPU
+    #[value(name = "cores-http2-32x16")]
+    CoresHttp2,
 }
+
+/// How much of a CPU a worker has where it is held to a share, in percent. Two workers in each of two
+/// proxies leave more than half of two CPUs for the load and the application.
+const SHARE_PERCENT: u32 = 20;
 
 /// What a system has to know of besides its one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +100,13 @@ pub(super) struct Shape {
     pub(super) routes: u32,
     /// Addresses of the service. All lead to the same server.
     pub(super) endpoints: u32,
+    /// How much of a CPU each worker thread of a proxy may use, in percent.
+    pub(super) share_percent: Option<u32>,
 }
 
 impl Shape {
     /// One server, and nothing said about requests to it.
-    pub(super) const PLAIN: Self = Self { routes: 0, endpoints: 1 };
+    pub(super) const PLAIN: Self = Self { routes: 0, endpoints: 1, share_percent: None };
 }
 
 /// How results of a scenario are to be read.
@@ -145,7 +157,9 @@ impl Scenario {
             | Self::Routes100
             | Self::Routes1000
             | Self::Endpoints10
-            | Self::Endpoints1000 => Unit::Requests,
+            | Self::Endpoints1000
+            | Self::CoresHttp1
+            | Self::CoresHttp2 => Unit::Requests,
         }
     }
 
@@ -157,6 +171,9 @@ impl Scenario {
             Self::Routes1000 => Shape { routes: 1_000, ..Shape::PLAIN },
             Self::Endpoints10 => Shape { endpoints: 10, ..Shape::PLAIN },
             Self::Endpoints1000 => Shape { endpoints: 1_000, ..Shape::PLAIN },
+            Self::CoresHttp1 | Self::CoresHttp2 => {
+                Shape { share_percent: Some(SHARE_PERCENT), ..Shape::PLAIN }
+            }
             _ => Shape::PLAIN,
         }
     }

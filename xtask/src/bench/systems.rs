@@ -15,11 +15,13 @@ mod relay;
 
 use super::{
     enclosure::Workshop,
+    machine,
     options::Options,
     place::{Place, SERVER, SERVICE, Side},
     process::{self, Process, Usage, run},
     record::Measured,
     scenario::{Scenario, Shape, Unit},
+    shares::{Held, Shares},
 };
 use anyhow::Context;
 use clap::ValueEnum;
@@ -84,10 +86,23 @@ impl System {
         }
     }
 
+    /// How the names of its worker threads begin.
+    fn worker_threads(self) -> Option<&'static str> {
+        match self {
+            Self::Hauberk | Self::Hauberk2 => Some("worker-"),
+            Self::Envoy | Self::EnvoyHttp1 | Self::Envoy2 => Some("wrk:worker_"),
+            Self::Direct | Self::Relay | Self::Splice | Self::Haproxy | Self::Nginx => None,
+        }
+    }
+
     /// Whether measuring it would tell anything.
     pub(super) fn takes_part_in(self, scenario: Scenario) -> bool {
         use Scenario::{ConnectHttp, Grpc, Http1On1, Http1On32, Http1On128, Http2On4, Http2On32};
         use Scenario::{Opaque, Rate, RateMany};
+        // What one worker does in its share and what two do.
+        if scenario.shape().share_percent.is_some() {
+            return matches!(self, Self::Envoy | Self::Envoy2 | Self::Hauberk | Self::Hauberk2);
+        }
         // Only these two can be told of many routes and endpoints in the same way.
         if scenario.shape() != Shape::PLAIN {
             return matches!(self, Self::Envoy | Self::Hauberk);
@@ -100,9 +115,10 @@ impl System {
                 let http1 = [Http1On1, Http1On32, Http1On128, Rate, RateMany, ConnectHttp];
                 http1.contains(&scenario) || scenario == Scenario::BulkHttp
             }
-            // What more workers are there for.
+            // What more workers are there for, if they have something to run on.
             Self::Envoy2 | Self::Hauberk2 => {
-                [Http1On32, Http1On128, Http2On4, Http2On32, Grpc, Opaque].contains(&scenario)
+                let scenarios = [Http1On32, Http1On128, Http2On4, Http2On32, Grpc, Opaque];
+                machine::cpus() >= CPUS_FOR_TWO_WORKERS && scenarios.contains(&scenario)
             }
             Self::Relay | Self::Haproxy | Self::Nginx | Self::Envoy | Self::Hauberk => true,
         }
@@ -138,6 +154,9 @@ impl System {
     }
 }
 
+/// CPUs that two proxies of two workers, a load and the application have for themselves.
+const CPUS_FOR_TWO_WORKERS: usize = 6;
+
 /// What a client may ask for. The number is the application's, and the service's too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {
@@ -171,6 +190,8 @@ pub(super) struct Setup {
     system: System,
     /// The client's proxy and the server's.
     proxies: Option<[Process; 2]>,
+    /// What their workers are held to.
+    pub(super) shares: Option<Shares>,
     /// The application, and control planes.
     others: Vec<Process>,
     pub(super) place: Place,
@@ -274,9 +295,20 @@ pub(super) fn start(
             (SERVICE, Some(hauberk::start(&starting)?))
         }
     };
-    let mut setup = Setup { system, proxies, others, place, entrance, start: Duration::ZERO };
+    let start = Duration::ZERO;
+    let mut setup = Setup { system, proxies, shares: None, others, place, entrance, start };
     setup.start = answers(workshop, &mut setup)?;
     setup.check_secured(workshop)?;
+    if let Some(percent) = purpose.shape.share_percent {
+        let held = Held {
+            name: &options.groups,
+            processes: setup.ids()?.context("there is no proxy")?,
+            prefix: system.worker_threads().context("its workers are not known by name")?,
+            workers,
+            percent,
+        };
+        setup.shares = Some(Shares::hold(&held)?);
+    }
     Ok(setup)
 }
 

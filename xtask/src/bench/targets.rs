@@ -39,11 +39,16 @@ impl Bound {
     }
 }
 
-/// How many times the requests of one worker two carry, at least, where two CPUs are free.
+/// How many times the requests of one worker two carry, at least, where nothing but them is scarce.
 pub(super) const TWO_WORKERS_REQUESTS: f64 = 1.6;
 
 /// How many times the CPU a request then costs, at most.
 pub(super) const TWO_WORKERS_CPU: f64 = 1.1;
+
+/// Whether two workers do what they should.
+pub(super) fn two_workers_do(requests: f64, cpu: f64) -> bool {
+    requests >= TWO_WORKERS_REQUESTS && cpu <= TWO_WORKERS_CPU
+}
 
 const CPU: &str = "CPU-s per 100k, both";
 
