@@ -23,12 +23,14 @@ mod report;
 mod scale;
 mod scenario;
 mod shares;
+mod summary;
 mod systems;
 mod targets;
 mod training;
 
 pub(crate) use enclosure::target_directory;
 pub(crate) use options::Options;
+pub(crate) use summary::check as check_readme;
 
 use anyhow::{Context, ensure};
 use clock::Budget;

@@ -9,6 +9,7 @@ mod requirements;
 mod text;
 mod unused;
 
+use crate::bench;
 use anyhow::bail;
 use std::path::Path;
 
@@ -20,6 +21,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     findings.extend(unused::check(&metadata)?);
     findings.extend(text::check(root)?);
     findings.extend(requirements::check(root)?);
+    findings.extend(bench::check_readme(root)?);
     for finding in &findings {
         println!("tidy: {finding}");
     }

@@ -5,6 +5,7 @@ use super::{
     record::{self, Measured, Record},
     scale,
     scenario::{Scenario, Unit},
+    summary,
     systems::System,
     targets::{self, TARGETS},
 };
@@ -52,7 +53,7 @@ pub(super) fn publish(root: &Path, directory: &Path) -> anyhow::Result<()> {
     let run = directory.file_name().unwrap_or_default().display().to_string();
     let text = fs::read_to_string(directory.join("README.md"))?;
     let text = text
-        .replace("# A run of the benchmark\n", &format!("# Results of the benchmark, {run}\n"))
+        .replace("# A run of the benchmark\n", &format!("{}{run}\n", summary::TITLE))
         .replace("`docs/reference/benchmark.md`", "[benchmark.md](benchmark.md)")
         .replace("`raw.csv`", &format!("`bench/runs/{run}/raw.csv`"))
         .replace("(cost.svg)", "(benchmark-results.svg)");
@@ -63,7 +64,8 @@ pub(super) fn publish(root: &Path, directory: &Path) -> anyhow::Result<()> {
         let path = documents.join("benchmark-results.svg");
         fs::copy(plot, &path).with_context(|| cannot(&path))?;
     }
-    println!("bench: published in {}", documents.display());
+    summary::publish(root, &run)?;
+    println!("bench: published in {} and README.md", documents.display());
     Ok(())
 }
 
@@ -134,7 +136,7 @@ fn more_workers(records: &[Record]) -> String {
 }
 
 /// The median of a figure over the rounds in which a system's measurement succeeded.
-fn median_of(
+pub(super) fn median_of(
     records: &[Record],
     scenario: Scenario,
     system: System,

@@ -101,7 +101,10 @@ fn cpu_per_gb(measured: &Measured) -> Option<f64> {
 }
 
 /// The larger of both proxies' figures.
-fn larger(measured: &Measured, figure: fn(&Measured, &str) -> Option<f64>) -> Option<f64> {
+pub(super) fn larger(
+    measured: &Measured,
+    figure: fn(&Measured, &str) -> Option<f64>,
+) -> Option<f64> {
     Some(figure(measured, "out")?.max(figure(measured, "in")?))
 }
 
