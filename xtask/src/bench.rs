@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod options;
 mod place;
+mod plan;
 mod plot;
 mod process;
 mod record;
@@ -59,6 +60,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         report::write(directory)?;
         return if options.publish { report::publish(root, directory) } else { Ok(()) };
     }
+    if options.plan {
+        plan::print(options);
+        return Ok(());
+    }
     if options.scale {
         return scale::run(root, options);
     }
@@ -90,6 +95,9 @@ fn measure(root: &Path, target: &Path, options: &Options) -> anyhow::Result<()> 
     let mut records = Records::create(&directory)?;
     machine::describe(&workshop, options, &directory)?;
     let budget = Budget::new(options.time_limit());
+    if options.includes_scale() {
+        scale::measure(&workshop, options, &directory)?;
+    }
     for round in 0..options.rounds() {
         for system in in_turn(&options.systems(), round as usize) {
             if budget.is_spent() {

@@ -1,7 +1,8 @@
 //! The command line of `cargo xtask bench`.
 
 use super::{
-    scenario::{Scenario, Unit},
+    plan::{self, Pace},
+    scenario::Scenario,
     systems::System,
 };
 use clap::{Args, ValueEnum};
@@ -13,18 +14,6 @@ use std::{
 
 /// A quick run begins nothing new after this, so that it ends within 5 minutes.
 const QUICK: Duration = Duration::from_secs(280);
-
-/// Seconds of load before a measurement that is long enough to have it.
-const WARM_UP_SECONDS: u32 = 2;
-
-/// Seconds for setting a system up and taking it down, about.
-const SETUP_SECONDS: f64 = 1.5;
-
-/// Seconds for counting one scenario, about.
-const COUNT_SECONDS: f64 = 4.5;
-
-/// How much of the given time is planned; estimates are only that.
-const SHARE_PLANNED: f64 = 0.92;
 
 /// What is measured, for how long, and where it is written.
 #[derive(Args)]
@@ -51,11 +40,18 @@ pub(crate) struct Options {
     /// Count no system calls and allocations; a quick run never does
     #[arg(long)]
     without_counts: bool,
-    /// Measure the control plane instead, over clusters of these sizes
+    /// Leave the control plane out of a run of everything; one that names systems without `hauberk`,
+    /// or scenarios, does so anyway
+    #[arg(long)]
+    without_scale: bool,
+    /// Measure nothing; print what would be measured, and for how long
+    #[arg(long)]
+    pub(super) plan: bool,
+    /// Measure the control plane alone, over clusters of these sizes
     #[arg(long, conflicts_with_all = ["quick", "minutes", "systems", "scenarios"])]
     pub(super) scale: bool,
-    /// Sizes of these clusters, in pods
-    #[arg(long, value_delimiter = ',', value_name = "PODS,…", requires = "scale",
+    /// Sizes of its clusters, in pods
+    #[arg(long, value_delimiter = ',', value_name = "PODS,…",
         default_values_t = [100, 1_000, 10_000])]
     pub(super) pods: Vec<u32>,
     /// Worker threads or processes of each proxy
@@ -149,12 +145,23 @@ impl Options {
 
     /// Seconds of load before each measurement. Short ones cannot afford any.
     pub(super) fn warm_up_seconds(&self) -> u32 {
-        if self.seconds() <= 2 { 0 } else { WARM_UP_SECONDS }
+        plan::warm_up_seconds(self.seconds())
     }
 
     /// Whether system calls and allocations are counted.
     pub(super) fn counts(&self) -> bool {
         !self.quick && !self.without_counts
+    }
+
+    /// Whether the control plane is part of the run.
+    pub(super) fn includes_scale(&self) -> bool {
+        let is_everything = self.scenarios.is_empty() && self.systems().contains(&System::Hauberk);
+        is_everything && !self.quick && !self.without_scale
+    }
+
+    /// The time that the run was given.
+    pub(super) fn minutes(&self) -> Option<u32> {
+        self.minutes
     }
 
     pub(super) fn time_limit(&self) -> Option<Duration> {
@@ -165,9 +172,9 @@ impl Options {
     }
 
     /// How often and for how long everything is measured.
-    fn pace(&self) -> Pace {
+    pub(super) fn pace(&self) -> Pace {
         match self.minutes {
-            Some(minutes) => Work::of(self).pace(f64::from(minutes) * 60.0 * SHARE_PLANNED),
+            Some(minutes) => plan::pace(self, minutes),
             None => Pace {
                 rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
                 seconds: self.seconds.unwrap_or(if self.quick { 1 } else { 10 }).max(1),
@@ -184,67 +191,6 @@ impl Options {
     }
 }
 
-/// How often and for how long everything is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pace {
-    rounds: u32,
-    /// Per measurement.
-    seconds: u32,
-}
-
-/// What a run has to do.
-#[derive(Clone, Copy, Debug)]
-struct Work {
-    /// Seconds that are spent once: counting, and what is not repeated.
-    once: f64,
-    /// Seconds of each round that do not depend on the seconds per measurement.
-    each: f64,
-    /// Measurements of each round that do.
-    measurements: f64,
-}
-
-impl Work {
-    fn of(options: &Options) -> Self {
-        let mut work = Self { once: 0.0, each: 0.0, measurements: 0.0 };
-        for system in options.systems() {
-            let scenarios = options.scenarios().into_iter();
-            let scenarios: Vec<_> = scenarios.filter(|it| system.takes_part_in(*it)).collect();
-            for group in super::groups(scenarios.clone()) {
-                for scenario in &group {
-                    let more = scenario.more_seconds() + SETUP_SECONDS / group.len() as f64;
-                    match scenario.is_costly_to_repeat() {
-                        true => work.once += more,
-                        false => work.each += more,
-                    }
-                    let lasts = scenario.unit() != Unit::Memory || *scenario == Scenario::Idle;
-                    work.measurements += f64::from(u8::from(lasts));
-                }
-            }
-            let counted = scenarios.iter().filter(|scenario| scenario.is_counted()).count();
-            if options.counts() && system.is_counted() && counted > 0 {
-                work.once += SETUP_SECONDS + counted as f64 * COUNT_SECONDS;
-            }
-        }
-        work
-    }
-
-    /// The pace at which this takes so many seconds. Rounds matter more than long measurements,
-    /// because medians need some, but only while measurements are not too short to mean anything.
-    fn pace(self, seconds: f64) -> Pace {
-        let each = |rounds: u32| {
-            let left = (seconds - self.once) / f64::from(rounds) - self.each;
-            left / self.measurements.max(1.0)
-        };
-        let rounds = (2..=3).rev().find(|rounds| each(*rounds) >= 2.0).unwrap_or(1);
-        // The cast is of a small positive number.
-        let each = each(rounds).clamp(1.0, 30.0) as u32;
-        // Longer measurements have a warm-up, which is part of what each takes.
-        let is_long = each > 2 + WARM_UP_SECONDS;
-        let seconds = if is_long { each - WARM_UP_SECONDS } else { each.min(2) };
-        Pace { rounds, seconds }
-    }
-}
-
 /// The date in UTC. `date` knows it without another dependency.
 fn today() -> String {
     let output = Command::new("date").args(["-u", "+%F"]).output();
@@ -252,24 +198,4 @@ fn today() -> String {
         |_| "undated".to_owned(),
         |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn measurements_fill_the_time_that_there_is() {
-        let work = Work { once: 100.0, each: 50.0, measurements: 100.0 };
-        let check = |seconds: f64, rounds: u32, each: u32| {
-            assert_eq!(work.pace(seconds), Pace { rounds, seconds: each }, "{seconds} s");
-        };
-        // Too short for a second round, and then for anything but a second each.
-        check(400.0, 1, 2);
-        check(120.0, 1, 1);
-        check(620.0, 2, 2);
-        check(900.0, 3, 2);
-        check(3_000.0, 3, 7);
-        check(1e9, 3, 28);
-    }
 }

@@ -3,12 +3,19 @@
 //! `bench-tools scale` measures one size; here are the sizes, the file `scale.csv` and the table.
 //! No namespaces and no root are needed: everything is on loopback.
 
-use super::{enclosure, machine, options::Options, record::Measured, report};
+use super::{
+    enclosure::{self, Workshop},
+    machine,
+    options::Options,
+    process,
+    record::Measured,
+    report,
+};
 use anyhow::{Context, ensure};
 use std::{
     fs,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -48,27 +55,58 @@ const COLUMNS: &[(&str, &str, f64)] = &[
     ("all_max_us", "max ms, all", 1e3),
 ];
 
-/// Measures every size and makes the table.
+/// Measures every size inside of a run of everything. That it fails is told, and stops nothing else.
+pub(super) fn measure(
+    workshop: &Workshop,
+    options: &Options,
+    directory: &Path,
+) -> anyhow::Result<()> {
+    // A new network namespace has it down.
+    process::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    let programs =
+        Programs { tool: workshop.tool(), controller: workshop.program("hauberk-controller") };
+    if let Err(error) = sizes(&programs, &options.pods, directory) {
+        println!("bench: the control plane was not measured: {error:#}");
+    }
+    Ok(())
+}
+
+/// Measures every size alone and makes the table.
 pub(super) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     let directory = options.directory(root);
-    let path = directory.join(FILE);
-    ensure!(!path.exists(), "{} exists; hint: remove it or choose --output", path.display());
     fs::create_dir_all(&directory)?;
-    let programs = enclosure::target_directory(root)?.join(options.profile.directory());
-    println!("bench: building bench-tools, hauberk-control ({})", options.profile.name());
-    enclosure::cargo_build(root, options.profile, &["bench-tools", "hauberk-control"], &[])?;
+    let profile = options.profile.of_others();
+    let built = enclosure::target_directory(root)?.join(profile.directory());
+    println!("bench: building bench-tools, hauberk-control ({})", profile.name());
+    enclosure::cargo_build(root, profile, &["bench-tools", "hauberk-control"], &[])?;
     if !directory.join("machine.txt").exists() {
         machine::describe_basics(&directory)?;
     }
+    let programs =
+        Programs { tool: built.join("bench-tools"), controller: built.join("hauberk-controller") };
+    sizes(&programs, &options.pods, &directory)?;
+    report::write(&directory)
+}
+
+/// The programs that measure and are measured.
+struct Programs {
+    tool: PathBuf,
+    controller: PathBuf,
+}
+
+/// Measures every size and writes the file.
+fn sizes(programs: &Programs, pods: &[u32], directory: &Path) -> anyhow::Result<()> {
+    let path = directory.join(FILE);
+    ensure!(!path.exists(), "{} exists; hint: remove it or choose --output", path.display());
     let write = || format!("cannot write {}", path.display());
     let mut file = fs::File::create(&path).with_context(write)?;
     let names: Vec<_> = COLUMNS.iter().map(|(name, ..)| *name).collect();
     writeln!(file, "{}", names.join(",")).with_context(write)?;
-    for pods in &options.pods {
-        println!("bench: {pods} pods");
-        let output = Command::new(programs.join("bench-tools"))
+    for pods in pods {
+        println!("bench: control plane, {pods} pods");
+        let output = Command::new(&programs.tool)
             .arg("scale")
-            .arg(programs.join("hauberk-controller"))
+            .arg(&programs.controller)
             .args(["--pods", &pods.to_string()])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
@@ -80,7 +118,7 @@ pub(super) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         let figures: Vec<_> = names.iter().map(figure).collect();
         writeln!(file, "{}", figures.join(",")).with_context(write)?;
     }
-    report::write(&directory)
+    Ok(())
 }
 
 /// The section about the control plane; empty if it was not measured.

@@ -107,6 +107,11 @@ pub(super) struct Shape {
 impl Shape {
     /// One server, and nothing said about requests to it.
     pub(super) const PLAIN: Self = Self { routes: 0, endpoints: 1, share_percent: None };
+
+    /// Seconds for setting a system up so and taking it down, about.
+    pub(super) fn set_up_seconds(self) -> f64 {
+        1.5 + f64::from(self.routes.max(self.endpoints)) / 1e3
+    }
 }
 
 /// How results of a scenario are to be read.
