@@ -49,7 +49,8 @@ pub(super) fn measure(
     options: &Options,
 ) -> anyhow::Result<Measured> {
     let load = Load { workshop, setup };
-    let (seconds, warm_up) = (options.seconds(), options.warm_up_seconds());
+    let seconds = options.seconds();
+    let warm_up = options.warm_up_seconds().max(scenario.warm_up_seconds_min());
     let measured = match scenario {
         Scenario::Idle => load.rest(seconds)?,
         Scenario::IdleHttp => load.hold(Port::Http1, 1_000)?,

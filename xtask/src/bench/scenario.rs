@@ -194,11 +194,21 @@ impl Scenario {
             || matches!(self, Self::RateMany | Self::Routes10 | Self::Routes100 | Self::Endpoints10)
     }
 
+    /// Seconds of the same load before a measurement, at least, however short that is: until the
+    /// connections are there that it is to use.
+    pub(super) fn warm_up_seconds_min(self) -> u32 {
+        match self {
+            Self::Endpoints1000 => 3,
+            _ => 0,
+        }
+    }
+
     /// Seconds that a measurement takes besides what is set: making connections, reading figures.
     pub(super) fn more_seconds(self) -> f64 {
         match self {
             Self::IdleHttp | Self::IdleOpaque => 3.0,
             Self::IdleHttpMany | Self::IdleOpaqueMany => 20.0,
+            Self::Endpoints1000 => 3.4,
             _ => 0.4,
         }
     }
