@@ -33,6 +33,7 @@ pub mod memory;
 pub mod outbound;
 pub mod run;
 pub mod settings;
+pub mod spread;
 pub mod telemetry;
 pub mod tls;
 pub mod transport_header;

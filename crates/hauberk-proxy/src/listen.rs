@@ -1,7 +1,7 @@
 //! Accepting connections.
 //!
-//! Each worker has a listener of its own on every address (`SO_REUSEPORT`), so no connection changes threads. Sockets
-//! are bound before the first certificate is there and accepted from only afterwards: the kernel's queue holds early
+//! Each worker has a listener of its own on every address (`SO_REUSEPORT`) and serves what comes there, unless another
+//! worker has clearly fewer connections ([`crate::spread`]); no connection changes threads later. Sockets are bound before the first certificate is there and accepted from only afterwards: the kernel's queue holds early
 //! connections. Accepting ends when draining begins, after what already waits in the queue has been accepted: closing
 //! would reset it.
 //!
@@ -15,6 +15,7 @@ use crate::{
     io::Io,
     outbound,
     settings::{Config, Side},
+    spread::{Arrival, HandedOver, Spread, spread},
     worker::Worker,
 };
 use hauberk_linux::{
@@ -57,6 +58,10 @@ pub struct Listeners {
     pub outbound: Vec<StdListener>,
     /// For everybody else's.
     pub inbound: StdListener,
+    /// Which worker serves what is accepted, and what others have for this one.
+    pub outbound_spread: (Spread, HandedOver),
+    /// The same for inbound connections.
+    pub inbound_spread: (Spread, HandedOver),
 }
 
 /// Binds the listeners of all workers.
@@ -77,9 +82,12 @@ pub fn bind(config: &Config, start: Start) -> io::Result<Vec<Listeners>> {
             Err(error) => return Err(error),
         }
     }
-    let workers = (0..config.workers).map(|_| Listeners {
+    let spreads = spread(config.workers).into_iter().zip(spread(config.workers));
+    let workers = spreads.map(|(outbound_spread, inbound_spread)| Listeners {
         outbound: outbound.iter_mut().filter_map(Iterator::next).collect(),
         inbound: inbound.next().expect("one inbound listener was bound for each worker"),
+        outbound_spread,
+        inbound_spread,
     });
     Ok(workers.collect())
 }
@@ -149,13 +157,21 @@ pub fn begin_server(listener: StdListener, config: &Config) -> io::Result<TcpLis
 /// end first.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts connections and serves each in a task of its own, until draining begins.
-pub async fn accept(
-    worker: Rc<Worker>,
-    listener: StdListener,
-    direction: Direction,
-    original: OriginalDst,
-) {
+/// Where connections of one direction come in at a worker.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Who serves them.
+    pub worker: Rc<Worker>,
+    /// Their direction.
+    pub direction: Direction,
+    /// Where they were going.
+    pub original: OriginalDst,
+    /// Which of them are served here.
+    pub spread: Spread,
+}
+
+/// Accepts connections and serves each in a task of its own, or hands it over, until draining begins.
+pub async fn accept(entrance: Rc<Entrance>, listener: StdListener) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -164,7 +180,7 @@ pub async fn accept(
         }
     };
     let mut is_failing = false;
-    let shutdown = worker.shutdown.clone();
+    let shutdown = entrance.worker.shutdown.clone();
     let draining = shutdown.draining();
     tokio::pin!(draining);
     loop {
@@ -175,11 +191,14 @@ pub async fn accept(
         match accepted {
             Ok((socket, client)) => {
                 is_failing = false;
-                begin(&worker, socket, client, direction, original);
+                if let Some(arrival) = entrance.spread.place(socket, client, shutdown.guard()) {
+                    begin(&entrance, arrival);
+                }
             }
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
                 if !is_failing {
+                    let direction = entrance.direction;
                     tracing::warn!(%error, direction = direction.as_str(), "cannot accept connections");
                 }
                 is_failing = true;
@@ -188,8 +207,25 @@ pub async fn accept(
         }
     }
     match listener.into_std() {
-        Ok(listener) => take_rest(&worker, &listener, direction, original),
+        Ok(listener) => take_rest(&entrance, &listener),
         Err(error) => tracing::warn!(%error, "cannot accept the connections that wait"),
+    }
+}
+
+/// Serves what other workers hand over, until draining begins.
+pub async fn adopt(entrance: Rc<Entrance>, mut handed_over: HandedOver) {
+    let shutdown = entrance.worker.shutdown.clone();
+    let draining = shutdown.draining();
+    tokio::pin!(draining);
+    loop {
+        tokio::select! {
+            Some(arrival) = handed_over.next() => begin(&entrance, arrival),
+            () = &mut draining => break,
+        }
+    }
+    handed_over.close();
+    while let Some(arrival) = handed_over.next().await {
+        begin(&entrance, arrival);
     }
 }
 
@@ -198,19 +234,17 @@ pub async fn accept(
 const REST_MAX: usize = 8192;
 
 /// Accepts what waits in the queue. Tokio may not know of it yet, so the kernel is asked.
-fn take_rest(
-    worker: &Rc<Worker>,
-    listener: &StdListener,
-    direction: Direction,
-    original: OriginalDst,
-) {
+fn take_rest(entrance: &Entrance, listener: &StdListener) {
     for _ in 0..REST_MAX {
         let accepted = listener.accept().and_then(|(socket, client)| {
             socket.set_nonblocking(true)?;
             Ok((TcpStream::from_std(socket)?, client))
         });
         match accepted {
-            Ok((socket, client)) => begin(worker, socket, client, direction, original),
+            Ok((socket, client)) => {
+                let guard = entrance.worker.shutdown.guard();
+                begin(entrance, entrance.spread.keep(socket, client, guard));
+            }
             Err(error) if is_of_connection(&error) => {}
             Err(_) => return, // The queue is empty, or descriptors have run out.
         }
@@ -227,14 +261,10 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-fn begin(
-    worker: &Rc<Worker>,
-    socket: TcpStream,
-    client: SocketAddr,
-    direction: Direction,
-    original: OriginalDst,
-) {
-    let original_dst = match original {
+fn begin(entrance: &Entrance, arrival: Arrival) {
+    let Arrival { socket, client, stay } = arrival;
+    let direction = entrance.direction;
+    let original_dst = match entrance.original {
         OriginalDst::Fixed(address) => address,
         OriginalDst::Kernel => match original_dst_for(&socket, client) {
             Ok(address) => address,
@@ -254,21 +284,21 @@ fn begin(
         }),
         accepted_at: Instant::now(),
     };
-    let (guard, worker) = (worker.shutdown.guard(), Rc::clone(worker));
+    let worker = Rc::clone(&entrance.worker);
     let connections = worker.connections.clone();
     match direction {
         Direction::Inbound => {
             let serving = inbound::serve(worker, Io::plain(socket), facts);
             connections.spawn_local(async move {
                 serving.await;
-                drop(guard);
+                drop(stay);
             });
         }
         Direction::Outbound => {
             let serving = outbound::serve(worker, Io::plain(socket), facts);
             connections.spawn_local(async move {
                 serving.await;
-                drop(guard);
+                drop(stay);
             });
         }
     }

@@ -22,7 +22,7 @@ use crate::{
         identity::{Certifier, IdentityError},
     },
     inbound::policy::Policies,
-    listen::{self, Listeners, OriginalDst, Start},
+    listen::{self, Entrance, Listeners, OriginalDst, Start},
     memory,
     settings::Config,
     telemetry::{
@@ -50,6 +50,7 @@ use std::{
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
+    rc::Rc,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
@@ -382,22 +383,18 @@ async fn accept(
     let worker = Worker::new(parts);
     Policies::watch_listed(&worker);
     let accepting = worker.tasks.kind("accept");
-    let Listeners { outbound, inbound } = listeners;
-    for listener in outbound {
-        let direction = Direction::Outbound;
-        accepting.spawn_local(listen::accept(
-            worker.clone(),
-            listener,
-            direction,
-            capture.outbound,
-        ));
+    let Listeners { outbound, inbound, outbound_spread, inbound_spread } = listeners;
+    for (direction, listeners, (spread, handed_over), original) in [
+        (Direction::Outbound, outbound, outbound_spread, capture.outbound),
+        (Direction::Inbound, vec![inbound], inbound_spread, capture.inbound),
+    ] {
+        let worker = Rc::clone(&worker);
+        let entrance = Rc::new(Entrance { worker, direction, original, spread });
+        for listener in listeners {
+            accepting.spawn_local(listen::accept(Rc::clone(&entrance), listener));
+        }
+        accepting.spawn_local(listen::adopt(entrance, handed_over));
     }
-    accepting.spawn_local(listen::accept(
-        worker.clone(),
-        inbound,
-        Direction::Inbound,
-        capture.inbound,
-    ));
     drop(begins);
     shutdown.ended().await;
 }

@@ -138,6 +138,32 @@ async fn bytes_go_both_ways_by_either_way_and_are_counted_as_secured() {
 }
 
 #[tokio::test]
+async fn connections_work_whichever_worker_accepts_and_whichever_serves_them() {
+    let workers = [("CORES", "3")];
+    let protocol = OutboundProtocol::Opaque(vec![opaque_route()]);
+    let mesh = mesh_of(Way::Direct, protocol, &workers, &workers).await;
+    // Over so many the kernel's hash is all but never even, so some are handed over.
+    let mut open = Vec::new();
+    for number in 0..24_u8 {
+        let mut client = mesh.connect().await;
+        client.write_all(&[b'q', number]).await.unwrap();
+        let mut server = mesh.accept().await;
+        read_exactly(&mut server, &[b'q', number]).await;
+        open.push((client, server, number));
+    }
+    for (client, server, number) in &mut open {
+        server.write_all(&[b'a', *number]).await.unwrap();
+        read_exactly(client, &[b'a', *number]).await;
+    }
+    let client_id = format!("client_id=\"{}\"", identity("client"));
+    let seen = ["direction=\"inbound\"", "peer=\"src\"", "tls=\"true\"", &client_id];
+    mesh.server.metric("tcp_open_connections", &seen, "24").await;
+    drop(open);
+    mesh.server.metric("tcp_open_connections", &seen, "0").await;
+    mesh.end().await;
+}
+
+#[tokio::test]
 async fn later_connections_resume_tls_unless_a_side_does_not_want_to() {
     let no_tickets = [("INBOUND_TLS_RESUMPTION", "false")];
     let no_use = [("OUTBOUND_TLS_RESUMPTION", "false")];

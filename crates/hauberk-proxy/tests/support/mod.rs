@@ -335,6 +335,9 @@ fn environment(
     changed.map(|(name, value)| (format!("LINKERD2_PROXY_{name}"), (*value).to_owned())).collect()
 }
 
+/// CPUs that a started proxy is told of; it has one worker unless `CORES` says more.
+const CORES: usize = 4;
+
 /// The settings of a proxy that is not started.
 pub fn config(
     control: &str,
@@ -433,7 +436,7 @@ async fn start_as(
     let address = control.address.to_string();
     let token_path = token.path().to_str().unwrap();
     let environment = environment(&address, account, &anchors, token_path, changes);
-    let mut config = settings::read(&environment, 1).unwrap();
+    let mut config = settings::read(&environment, CORES).unwrap();
     config.outbound.dials_loopback = true;
     let shutdown = Shutdown::new();
     let tasks = Tasks::new(shutdown.clone());
