@@ -170,6 +170,23 @@ pub struct Entrance {
     pub spread: Spread,
 }
 
+impl Entrance {
+    /// Who has made a connection, and where it was going. None if the kernel does not know any more.
+    fn way(&self, socket: &TcpStream, client: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
+        let original_dst = match self.original {
+            OriginalDst::Fixed(address) => Ok(address),
+            OriginalDst::Kernel => original_dst_for(socket, client),
+        };
+        match original_dst {
+            Ok(original_dst) => Some((client, original_dst)),
+            Err(error) => {
+                tracing::debug!(%client, %error, "cannot find the original destination");
+                None
+            }
+        }
+    }
+}
+
 /// Accepts connections and serves each in a task of its own, or hands it over, until draining begins.
 pub async fn accept(entrance: Rc<Entrance>, listener: StdListener) {
     let listener = match TcpListener::from_std(listener) {
@@ -191,7 +208,8 @@ pub async fn accept(entrance: Rc<Entrance>, listener: StdListener) {
         match accepted {
             Ok((socket, client)) => {
                 is_failing = false;
-                if let Some(arrival) = entrance.spread.place(socket, client, shutdown.guard()) {
+                let Some(way) = entrance.way(&socket, client) else { continue };
+                if let Some(arrival) = entrance.spread.place(socket, way, shutdown.guard()) {
                     begin(&entrance, arrival);
                 }
             }
@@ -242,8 +260,9 @@ fn take_rest(entrance: &Entrance, listener: &StdListener) {
         });
         match accepted {
             Ok((socket, client)) => {
+                let Some(way) = entrance.way(&socket, client) else { continue };
                 let guard = entrance.worker.shutdown.guard();
-                begin(entrance, entrance.spread.keep(socket, client, guard));
+                begin(entrance, entrance.spread.keep(socket, way, guard));
             }
             Err(error) if is_of_connection(&error) => {}
             Err(_) => return, // The queue is empty, or descriptors have run out.
@@ -262,18 +281,8 @@ fn is_of_connection(error: &io::Error) -> bool {
 }
 
 fn begin(entrance: &Entrance, arrival: Arrival) {
-    let Arrival { socket, client, stay } = arrival;
+    let Arrival { socket, client, original_dst, stay } = arrival;
     let direction = entrance.direction;
-    let original_dst = match entrance.original {
-        OriginalDst::Fixed(address) => address,
-        OriginalDst::Kernel => match original_dst_for(&socket, client) {
-            Ok(address) => address,
-            Err(error) => {
-                tracing::debug!(%client, %error, "cannot find the original destination");
-                return;
-            }
-        },
-    };
     let facts = Facts {
         direction,
         client: canonical(client),

@@ -4,7 +4,8 @@
 //! For many connections that is even, for few it is a lottery: between two proxies there is one HTTP/2 connection for
 //! each worker of the client's, and of two such connections both come to the same worker of the server's proxy every
 //! other time, while another has nothing to do, for as long as they live. So a worker that has clearly more open
-//! connections than another one hands new connections over to it.
+//! connections of a kind than another one hands new ones over to it. Of a kind are those from one address to one
+//! destination: counted together, idle connections from elsewhere would send both of the two to the same worker too.
 //!
 //! Used by `listen`, for each direction apart. A connection that is handed over costs a wake-up of the other thread
 //! and two calls of `epoll_ctl`, about 10 µs; with one worker nothing is ever handed over. Not here: connections that
@@ -12,6 +13,7 @@
 
 use hauberk_process::DrainGuard;
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     net::{SocketAddr, TcpStream as StdStream},
     sync::{
         Arc,
@@ -22,6 +24,9 @@ use tokio::{net::TcpStream, sync::mpsc};
 
 /// Connections that wait for the worker that is to serve them. What is beyond stays with the worker that accepted it.
 const WAITING_MAX: usize = 64;
+
+/// Kinds of connections that are told apart. Two that share a number are spread as one, which is even as well.
+const KINDS: usize = 64;
 
 /// How one worker spreads the connections that it accepts.
 #[derive(Debug)]
@@ -34,9 +39,33 @@ pub struct Spread {
 /// What every worker knows of each.
 #[derive(Clone, Debug)]
 struct Peer {
-    /// Connections that it serves or is about to.
-    open: Arc<AtomicUsize>,
+    open: Arc<Open>,
     hand_over: mpsc::Sender<Arrival<StdStream>>,
+}
+
+/// Connections that a worker serves or is about to.
+#[derive(Debug)]
+struct Open {
+    all: AtomicUsize,
+    of_kind: [AtomicUsize; KINDS],
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self { all: AtomicUsize::new(0), of_kind: [const { AtomicUsize::new(0) }; KINDS] }
+    }
+}
+
+/// Connections from one address to one destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OfKind(u8);
+
+impl OfKind {
+    fn of(client: SocketAddr, original_dst: SocketAddr) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (client.ip(), original_dst).hash(&mut hasher);
+        Self((hasher.finish() % KINDS as u64) as u8)
+    }
 }
 
 /// An accepted connection.
@@ -46,6 +75,8 @@ pub struct Arrival<S = TcpStream> {
     pub socket: S,
     /// Who has made it.
     pub client: SocketAddr,
+    /// Where it was going.
+    pub original_dst: SocketAddr,
     /// What it counts for, until it has ended.
     pub stay: Stay,
 }
@@ -53,13 +84,15 @@ pub struct Arrival<S = TcpStream> {
 /// An open connection counts for its worker, and keeps a draining process alive, until this is dropped.
 #[derive(Debug)]
 pub struct Stay {
-    open: Arc<AtomicUsize>,
+    open: Arc<Open>,
+    kind: OfKind,
     _guard: DrainGuard,
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.open.all.fetch_sub(1, Ordering::Relaxed);
+        self.open.of_kind[usize::from(self.kind.0)].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -84,60 +117,77 @@ impl Spread {
     pub fn place(
         &self,
         socket: TcpStream,
-        client: SocketAddr,
+        (client, original_dst): (SocketAddr, SocketAddr),
         guard: DrainGuard,
     ) -> Option<Arrival> {
-        let chosen = self.choose();
+        let kind = OfKind::of(client, original_dst);
+        let chosen = self.choose(kind);
         if chosen == self.own {
-            return Some(self.keep(socket, client, guard));
+            return Some(self.keep(socket, (client, original_dst), guard));
         }
         let other = &self.workers[chosen];
         let Ok(place) = other.hand_over.try_reserve() else {
-            return Some(self.keep(socket, client, guard));
+            return Some(self.keep(socket, (client, original_dst), guard));
         };
         match socket.into_std() {
-            Ok(socket) => place.send(Arrival { socket, client, stay: other.stay(guard) }),
+            Ok(socket) => {
+                place.send(Arrival { socket, client, original_dst, stay: other.stay(kind, guard) });
+            }
             Err(error) => tracing::warn!(%client, %error, "cannot hand a connection over"),
         }
         None
     }
 
     /// An accepted connection for this worker.
-    pub fn keep(&self, socket: TcpStream, client: SocketAddr, guard: DrainGuard) -> Arrival {
-        Arrival { socket, client, stay: self.workers[self.own].stay(guard) }
+    pub fn keep(
+        &self,
+        socket: TcpStream,
+        (client, original_dst): (SocketAddr, SocketAddr),
+        guard: DrainGuard,
+    ) -> Arrival {
+        let stay = self.workers[self.own].stay(OfKind::of(client, original_dst), guard);
+        Arrival { socket, client, original_dst, stay }
     }
 
-    fn choose(&self) -> usize {
-        let open = self.workers.iter().map(|it| it.open.load(Ordering::Relaxed));
+    fn choose(&self, kind: OfKind) -> usize {
+        let open = self.workers.iter().map(|it| {
+            let of_kind = it.open.of_kind[usize::from(kind.0)].load(Ordering::Relaxed);
+            (of_kind, it.open.all.load(Ordering::Relaxed))
+        });
         choose(self.own, open)
     }
 }
 
 impl Peer {
-    fn stay(&self, guard: DrainGuard) -> Stay {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Stay { open: Arc::clone(&self.open), _guard: guard }
+    fn stay(&self, kind: OfKind, guard: DrainGuard) -> Stay {
+        self.open.all.fetch_add(1, Ordering::Relaxed);
+        self.open.of_kind[usize::from(kind.0)].fetch_add(1, Ordering::Relaxed);
+        Stay { open: Arc::clone(&self.open), kind, _guard: guard }
     }
 }
 
-/// The worker for one more connection: the one with the fewest, if this one has over a quarter more. Nearly even is
-/// good enough for many connections, and cheaper than handing over every other one.
-fn choose(own: usize, open: impl Iterator<Item = usize> + Clone) -> usize {
-    let Some((fewest, least)) = open.clone().enumerate().min_by_key(|(_, open)| *open) else {
+/// The worker for one more connection, from how many of its kind and of all each has: the one with the fewest, if this
+/// one has over a quarter more of its kind, or as many of its kind and over a quarter more of all. Nearly even is good
+/// enough for many connections, and cheaper than handing over every other one.
+fn choose(own: usize, open: impl Iterator<Item = (usize, usize)> + Clone) -> usize {
+    let least = open.clone().enumerate().min_by_key(|(_, open)| *open);
+    let (Some((fewest, (of_kind, all))), Some(ours)) = (least, open.clone().nth(own)) else {
         return own;
     };
-    match open.clone().nth(own) {
-        Some(ours) if ours > least + least / 4 => fewest,
-        _ => own,
+    let has_more = |ours: usize, least: usize| ours > least + least / 4;
+    if has_more(ours.0, of_kind) || (ours.0 == of_kind && has_more(ours.1, all)) {
+        fewest
+    } else {
+        own
     }
 }
 
 impl HandedOver {
     /// The next connection; none once [`HandedOver::close`] has been called and all were taken. Cancel-safe.
     pub async fn next(&mut self) -> Option<Arrival> {
-        while let Some(Arrival { socket, client, stay }) = self.0.recv().await {
+        while let Some(Arrival { socket, client, original_dst, stay }) = self.0.recv().await {
             match TcpStream::from_std(socket) {
-                Ok(socket) => return Some(Arrival { socket, client, stay }),
+                Ok(socket) => return Some(Arrival { socket, client, original_dst, stay }),
                 Err(error) => tracing::warn!(%client, %error, "cannot register a connection"),
             }
         }
@@ -161,8 +211,12 @@ mod tests {
 
     #[test]
     fn hands_over_to_the_worker_with_clearly_fewer_connections() {
-        let check = |own: usize, open: &[usize], expect: usize| {
+        let check_of_all = |own: usize, open: &[(usize, usize)], expect: usize| {
             assert_eq!(choose(own, open.iter().copied()), expect, "{own} of {open:?}");
+        };
+        let check = |own: usize, open: &[usize], expect: usize| {
+            let open: Vec<_> = open.iter().map(|of_kind| (*of_kind, 1_000)).collect();
+            check_of_all(own, &open, expect);
         };
         check(0, &[0, 0], 0);
         check(0, &[1, 0], 1);
@@ -175,14 +229,31 @@ mod tests {
         check(1, &[200, 251], 0);
         check(1, &[200, 250], 1);
         check(0, &[9], 0);
+        // Others count where there are as many of its kind.
+        check_of_all(0, &[(0, 2), (0, 1)], 1);
+        check_of_all(0, &[(1, 1), (0, 9)], 1);
+        check_of_all(0, &[(0, 9), (1, 1)], 0);
+        check_of_all(0, &[(5, 90), (4, 10)], 0);
+    }
+
+    #[test]
+    fn a_kind_is_an_address_and_a_destination_whatever_the_port_of_the_client() {
+        let kind =
+            |client: &str, to: &str| OfKind::of(client.parse().unwrap(), to.parse().unwrap());
+        assert_eq!(kind("10.0.0.1:1", "10.0.0.9:80"), kind("10.0.0.1:2", "10.0.0.9:80"));
+        let others = (1..100).map(|port| kind("10.0.0.1:1", &format!("10.0.0.9:{port}")));
+        let different = others.filter(|it| *it != kind("10.0.0.1:1", "10.0.0.9:80")).count();
+        assert!(different > 80, "{different} of 99");
     }
 
     /// A client's end and the accepted one.
-    async fn connection(listener: &TcpListener) -> (TcpStream, TcpStream, SocketAddr) {
+    async fn connection(
+        listener: &TcpListener,
+    ) -> (TcpStream, TcpStream, (SocketAddr, SocketAddr)) {
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (accepted, from) = accepted.unwrap();
-        (client.unwrap(), accepted, from)
+        (client.unwrap(), accepted, (from, address))
     }
 
     #[tokio::test]
@@ -197,7 +268,7 @@ mod tests {
         let (mut two, accepted, from) = connection(&listener).await;
         assert!(first.place(accepted, from, shutdown.guard()).is_none());
         let mut other = handed_over.next().await.unwrap();
-        assert_eq!((other.client, shutdown.guards()), (from, 2));
+        assert_eq!(((other.client, other.original_dst), shutdown.guards()), (from, 2));
         // It works where it came to.
         two.write_all(b"x").await.unwrap();
         assert_eq!(other.socket.read_u8().await.unwrap(), b'x');
