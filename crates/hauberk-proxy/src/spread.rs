@@ -4,7 +4,7 @@
 //! For many connections that is even, for few it is a lottery: between two proxies there is one HTTP/2 connection for
 //! each worker of the client's, and of two such connections both come to the same worker of the server's proxy every
 //! other time, while another has nothing to do, for as long as they live. So a worker that has clearly more open
-//! connections of a kind than another one hands new ones over to it. Of a kind are those from one address to one
+//! connections of a kind than another one hands new ones over to it (`docs/decisions/0032`). Of a kind are those from one address to one
 //! destination: counted together, idle connections from elsewhere would send both of the two to the same worker too.
 //!
 //! Used by `listen`, for each direction apart. A connection that is handed over costs a wake-up of the other thread
