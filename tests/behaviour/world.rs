@@ -185,23 +185,10 @@ impl Place {
 
     /// A connection whose reads and writes are limited.
     pub(crate) fn connect(&self, to: SocketAddr) -> TcpStream {
-        // The kernel's rules for a service come a moment after its pods are ready.
-        let deadline = Instant::now() + Duration::from_secs(2);
-        loop {
-            match self.within(|| TcpStream::connect_timeout(&to, PATIENCE)) {
-                Ok(socket) => {
-                    limit(&socket);
-                    return socket;
-                }
-                Err(error)
-                    if error.kind() == std::io::ErrorKind::ConnectionRefused
-                        && Instant::now() < deadline =>
-                {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                Err(error) => panic!("connect to {to}: {error}"),
-            }
-        }
+        let socket = self.within(|| TcpStream::connect_timeout(&to, PATIENCE));
+        let socket = socket.unwrap_or_else(|error| panic!("connect to {to}: {error}"));
+        limit(&socket);
+        socket
     }
 
     /// A listener on all addresses.

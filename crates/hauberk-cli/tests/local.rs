@@ -108,6 +108,16 @@ struct Lab {
 impl Lab {
     /// Starts a lab and waits until all its pods are ready; none where namespaces are forbidden.
     fn up(name: &str, user: User, manifests: &[Value]) -> Option<Self> {
+        Self::up_as(name, user, manifests, |_| {})
+    }
+
+    /// The same, with a change to the command.
+    fn up_as(
+        name: &str,
+        user: User,
+        manifests: &[Value],
+        change: impl FnOnce(&mut Command),
+    ) -> Option<Self> {
         let directory = tempfile::tempdir().expect("temporary directory");
         for (number, manifest) in manifests.iter().enumerate() {
             write_manifest(directory.path(), number, manifest);
@@ -116,6 +126,7 @@ impl Lab {
         let name = format!("{name}-{}", std::process::id());
         let mut command = hauberk(user);
         command.args(["local", "--lab", &name, "up", "--no-mesh", "-f"]).arg(directory.path());
+        change(&mut command);
         let mut front = command.stderr(Stdio::piped()).spawn().expect("start hauberk");
         let errors = BufReader::new(front.stderr.take().expect("piped"));
         let mut said = String::new();
@@ -297,6 +308,56 @@ fn pods_find_and_reach_each_other_by_name() {
     assert_eq!(String::from_utf8_lossy(&shell(read).stdout), "defaultclient\n");
     let logs = lab.says(&["logs", "web"]);
     assert!(logs.contains("running 1 test"), "{logs}");
+}
+
+/// Makes an `nft` in that directory that takes its time, and then is the real one.
+fn make_slow_nft(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let find = ["-c", "PATH=$PATH:/usr/sbin:/sbin command -v nft"];
+    let found = Command::new("sh").args(find).output().expect("run sh").stdout;
+    let real = String::from_utf8(found).expect("text");
+    let path = directory.join("nft");
+    fs::write(&path, format!("#!/bin/sh\nsleep 0.8\nexec {} \"$@\"\n", real.trim()))
+        .expect("write a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set mode");
+}
+
+#[test]
+fn who_hears_of_a_ready_pod_reaches_its_service_however_long_the_rules_take() {
+    let slow = tempfile::tempdir().expect("temporary directory");
+    make_slow_nft(slow.path());
+    let path = std::env::var("PATH").expect("a path");
+    let path = format!("{}:{path}", slow.path().display());
+    let manifests = [server(1), service("web", Some("10.96.5.1")), client()];
+    let lab = Lab::up_as("ready", User::Same, &manifests, |command| {
+        command.env("PATH", path);
+    });
+    let Some(lab) = lab else { return };
+    assert!(lab.ask("10.96.5.1:80").starts_with("web-"), "what was there at the start");
+
+    let apply = |manifest: &Value| {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        fs::write(file.path(), manifest.to_string()).expect("write");
+        lab.says(&["apply", "-f", file.path().to_str().expect("a plain path")]);
+    };
+    apply(&service("second", Some("10.96.5.2")));
+    assert!(lab.ask("10.96.5.2:80").starts_with("web-"), "a service applied to a ready pod");
+
+    let named = |object: Value| {
+        let text = object.to_string().replace("\"web\"", "\"late\"");
+        serde_json::from_str::<Value>(&text).expect("json")
+    };
+    let is_ready = || lab.pods_named("late-").iter().any(|pod| pod["ready"] == true);
+    apply(&named(service("late", Some("10.96.5.3"))));
+    apply(&named(server(1)));
+    until("the applied pod is ready", is_ready);
+    assert!(lab.ask("10.96.5.3:80").starts_with("late-"), "a pod applied to a service");
+
+    lab.says(&["delete", "deploy", "late"]);
+    until("it is gone", || lab.pods_named("late-").is_empty());
+    write_manifest(lab.manifests.path(), 7, &named(server(1)));
+    until("the pod of the new file is ready", is_ready);
+    assert!(lab.ask("10.96.5.3:80").starts_with("late-"), "a pod of a file that came later");
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! descriptors travel beside the first byte of a line (`SCM_RIGHTS`, unix(7)): the terminal of
 //! `exec` to the runtime, the connected socket of `dial` back.
 //!
+//! An answer about the lab's state comes when the kernel has the rules of that state: a pod that it
+//! calls ready can be dialled by its services' addresses, and so can a service that was applied.
+//!
 //! Both sides are the same program, so there are no versions.
 
 use std::path::PathBuf;
@@ -145,7 +148,7 @@ pub struct Upgraded {
 /// How far a lab is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Whether all manifests of the command line have been read, and service addresses lead to pods.
+    /// Whether all manifests of the command line have been read.
     pub loaded: bool,
     /// Pods that should be there.
     pub pods: usize,

@@ -3,12 +3,15 @@
 //! Requests, changed files and reports of pods arrive as [`Event`]s; a batch of them is applied, and
 //! then everything derived is brought up to date once: pods (`reconcile`), endpoints, names, and
 //! rules for service addresses. Nothing else changes the lab's state, so there is no lock around it.
-//! The writer never waits for a pod: it asks, and the pod reports.
+//! The writer never waits for a pod: it asks, and the pod reports. Nor does it wait for the kernel:
+//! answers lie by until the rules of their state are loaded ([`crate::rules`]).
 
 mod reconcile;
 mod requests;
 mod services;
 mod statuses;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,6 +31,7 @@ use crate::image::Images;
 use crate::objects::{Key, Objects};
 use crate::plan::{CLUSTER_DOMAIN, IdRanges};
 use crate::pod::{Pod, Report, Surroundings};
+use crate::rules::{Held, Loaded, Wanted};
 use crate::spec;
 use crate::status::{Phase, PodStatus};
 use crate::virtual_ip;
@@ -72,10 +76,10 @@ pub struct Setup {
 pub struct Outputs {
     /// To the name server.
     pub zone: watch::Sender<Arc<Zone>>,
-    /// To the rules for service addresses, as text.
-    pub rules: watch::Sender<String>,
-    /// The rules that were loaded last.
-    pub loaded_rules: watch::Receiver<String>,
+    /// To whoever loads the rules for service addresses.
+    pub rules: watch::Sender<Wanted>,
+    /// How far that is.
+    pub loaded_rules: watch::Receiver<Loaded>,
 }
 
 /// A pod that exists.
@@ -123,6 +127,7 @@ pub struct Lab {
     pods_made: u64,
     stopping: Option<Instant>,
     endpoints_outdated: bool,
+    held: Held,
     /// Whether all manifests of the command line have been read.
     loaded: bool,
 }
@@ -146,6 +151,7 @@ impl Lab {
             pods_made: 0,
             stopping: None,
             endpoints_outdated: true,
+            held: Held::default(),
             loaded: false,
         }
     }
@@ -157,11 +163,17 @@ impl Lab {
         mut reports: mpsc::Receiver<Report>,
     ) {
         let forever = Duration::from_secs(86400 * 365);
+        let mut loaded = self.outputs.loaded_rules.clone();
         while !(self.stopping.is_some() && self.records.is_empty()) {
             let end = self.stopping.unwrap_or_else(|| Instant::now() + forever);
             tokio::select! {
                 Some(event) = events.recv() => self.apply(event),
                 Some(report) = reports.recv() => self.take_report(report),
+                changed = loaded.changed(), if !self.held.is_empty() => {
+                    if changed.is_err() {
+                        self.held.release(u64::MAX, u64::MAX); // Nobody loads rules any more.
+                    }
+                }
                 () = tokio::time::sleep_until(end) => {
                     tracing::warn!(pods = self.records.len(), "pods did not end in time");
                     return;
@@ -177,6 +189,8 @@ impl Lab {
                 }
             }
             self.bring_up_to_date();
+            let wanted = self.outputs.rules.borrow().number;
+            self.held.release(wanted, loaded.borrow_and_update().number);
         }
     }
 
@@ -185,8 +199,13 @@ impl Lab {
             Event::Asked(request, answer) => {
                 // An answer is about a whole state, not about one that lacks its consequences.
                 self.bring_up_to_date();
+                let is_end = request == Request::Stop;
                 let said = self.answer(request);
-                let _ = answer.send(said); // Whoever asked may have gone.
+                if is_end {
+                    let _ = answer.send(said); // Whoever asked may have gone.
+                } else {
+                    self.held.hold(said, answer);
+                }
             }
             Event::Find(target, port, answer) => {
                 let _ = answer.send(self.find(&target, port.unwrap_or_default()));
@@ -251,7 +270,7 @@ impl Lab {
             let zone = Arc::new(Zone::new(&self.objects, CLUSTER_DOMAIN));
             self.outputs.zone.send_if_modified(|old| replace_if_new(old, zone));
             let rules = virtual_ip::table(&self.objects);
-            self.outputs.rules.send_if_modified(|old| replace_if_new(old, rules));
+            self.outputs.rules.send_if_modified(|wanted| wanted.replace(rules));
         }
     }
 
@@ -299,13 +318,14 @@ impl Lab {
         let problems = self.problems.iter().map(|(key, problem)| format!("{key}: {problem}"));
         let failed = self.records.values().filter(|one| one.status.phase == Phase::Failed);
         let failed = failed.map(|one| format!("{}/{} has failed", one.namespace, one.name));
+        let of_rules = self.outputs.loaded_rules.borrow().problem.clone();
+        let further = problems.chain(failed).chain(of_rules);
         Progress {
-            loaded: self.loaded
-                && *self.outputs.rules.borrow() == *self.outputs.loaded_rules.borrow(),
+            loaded: self.loaded,
             pods: live().count() + self.problems.len(),
             ready: live().filter(is_done).count(),
             waiting: waiting.collect(),
-            problems: self.file_problems.iter().cloned().chain(problems).chain(failed).collect(),
+            problems: self.file_problems.iter().cloned().chain(further).collect(),
         }
     }
 }

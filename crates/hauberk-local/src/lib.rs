@@ -29,6 +29,7 @@ pub mod plan;
 pub mod pod;
 mod probe;
 pub mod root;
+pub mod rules;
 pub mod run;
 pub mod server;
 pub mod spec;

@@ -10,11 +10,9 @@
 //! Called by the runtime at its start and by each pod's supervisor, on threads that may block.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 
-use anyhow::Context as _;
 use hauberk_linux::link::{Batch, End, LinkError, Mac, Route};
 use hauberk_linux::namespace::{Namespace, inside};
 
@@ -135,26 +133,4 @@ pub fn unplug(plug: Plug) {
 
 fn full(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
-}
-
-/// Loads rules with `nft` into the router, in one transaction. Blocks while `nft` runs.
-///
-/// # Errors
-/// When `nft` is missing or refuses.
-pub fn load_rules(rules: &str) -> anyhow::Result<()> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run nft; hint: install the package nftables")?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(rules.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        anyhow::bail!("nft refused the rules: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

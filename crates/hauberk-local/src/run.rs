@@ -26,6 +26,7 @@ use crate::launch::{Mesh, Options};
 use crate::plan::{IdRanges, NODE};
 use crate::pod::Surroundings;
 use crate::root::{self, Kept, LAB_DIRECTORY, MountPoints};
+use crate::rules::{self, Loaded, Wanted};
 use crate::server::Server;
 use crate::{dns_server, network, watch as files};
 
@@ -35,8 +36,6 @@ const EVENTS_MAX: usize = 256;
 const REPORTS_MAX: usize = 1024;
 /// Time for tasks to end after the last pod.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time between two replacements of the rules.
-const RULES_PAUSE: Duration = Duration::from_millis(20);
 
 /// Things of the machine that the lab uses.
 struct Opened {
@@ -109,16 +108,16 @@ async fn serve(options: &Options, opened: Opened, ids: IdRanges) -> anyhow::Resu
 
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
     let (reports_in, reports) = mpsc::channel(REPORTS_MAX);
-    let (rules_done, loaded_rules) = watch::channel(String::new());
+    let (rules_loaded, loaded_rules) = watch::channel(Loaded::default());
     let outputs = Outputs {
         loaded_rules,
         zone: watch::Sender::new(Arc::new(Zone::default())),
-        rules: watch::Sender::new(String::new()),
+        rules: watch::Sender::new(Wanted::default()),
     };
     for address in dns::server_addresses() {
         dns_server::serve(address, outputs.zone.subscribe(), &tasks).await?;
     }
-    let rules = apply_rules(outputs.rules.subscribe(), rules_done, tasks.shutdown().clone());
+    let rules = rules::follow(outputs.rules.subscribe(), rules_loaded, tasks.shutdown().clone());
     tasks.spawn("service rules", rules);
 
     let machine = Arc::new(Machine {
@@ -176,30 +175,4 @@ fn images(options: &Options) -> Images {
 fn path(options: &Options) -> String {
     let own: &PathBuf = &options.programs;
     format!("{}:{}", own.display(), options.path)
-}
-
-/// Loads the newest rules whenever they have changed.
-async fn apply_rules(
-    mut rules: watch::Receiver<String>,
-    done: watch::Sender<String>,
-    shutdown: Shutdown,
-) {
-    loop {
-        tokio::select! {
-            changed = rules.changed() => if changed.is_err() { return },
-            () = shutdown.ended() => return,
-        }
-        let text = rules.borrow_and_update().clone();
-        let (load, last) = (text.clone(), text);
-        let applied = tokio::task::spawn_blocking(move || network::load_rules(&load)).await;
-        if let Ok(Err(error)) = applied {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "cannot load the rules for service addresses"
-            );
-        }
-        // Also after a failure, which was logged: nobody waits for rules that cannot be loaded.
-        done.send_replace(last);
-        tokio::time::sleep(RULES_PAUSE).await;
-    }
 }
