@@ -1,7 +1,11 @@
-//! What routes do beyond the cases of the Gateway API: faults, grants, and what statuses say of it.
+//! What routes do beyond the cases of the Gateway API: faults, grants, and what statuses say of it; and
+//! how mistakes in them and in annotations are shown.
 
-use serde_json::Value;
-use std::time::{Duration, Instant};
+use serde_json::{Value, json};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 use system_tests::{Lab, Pod, can_run, peers, text};
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -161,4 +165,74 @@ spec:
     let path = cluster.lab.file("grant.yml", grant).display().to_string();
     cluster.lab.hauberk(&["delete", "-f", &path]);
     cluster.until("it is revoked", |(code, ..)| code == "500");
+}
+
+#[test]
+fn what_the_control_plane_cannot_read_is_shown_with_its_object() {
+    if !can_run("problems") {
+        return;
+    }
+    let service = |name: &str, limit: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: one, annotations: {{retry.linkerd.io/limit: '{limit}'}}}}
+spec: {{selector: {{app: none}}, ports: [{{port: 80}}]}}
+"
+        )
+    };
+    let pod = "---
+apiVersion: v1
+kind: Pod
+metadata: {name: idle, namespace: one}
+spec: {containers: [{name: main, image: local/idle, command: [sleep, infinity]}]}
+";
+    let mut lab =
+        Lab::up("problems", &(pod.to_owned() + &service("bad", "many") + &service("good", "3")));
+    let line = |lab: &Lab, kind: &str, name: &str| {
+        let shown = lab.hauberk(&["get", kind, "-n", "one"]);
+        let line = shown.lines().find(|line| line.split_whitespace().nth(2) == Some(name));
+        line.unwrap_or_else(|| panic!("no {name} in\n{shown}")).to_owned()
+    };
+    let problem = "annotation retry.linkerd.io/limit: 'many' is not a number of retries";
+    lab.wait("the annotation is told", CONVERGENCE, |lab| {
+        line(lab, "svc", "bad").ends_with(problem)
+    });
+    assert!(!line(&lab, "svc", "good").contains("annotation"));
+    let conditions = |lab: &Lab, name: &str| {
+        let shown = lab.hauberk(&["get", "svc", name, "-n", "one", "-o", "json"]);
+        let service: Value = serde_json::from_str(&shown).expect("JSON");
+        service["status"]["conditions"].clone()
+    };
+    let expect = json!([{"type": "hauberk.io/Understood", "status": "False",
+        "reason": "CannotBeRead", "message": problem}]);
+    assert_eq!(conditions(&lab, "bad"), expect);
+    assert_eq!(conditions(&lab, "good"), Value::Null);
+
+    let apply = |lab: &Lab, manifest: &str| {
+        let path = lab.file("changed.yml", manifest).display().to_string();
+        lab.hauberk(&["apply", "-f", &path]);
+    };
+    apply(&lab, &service("bad", "4"));
+    lab.wait("a mended annotation is told no more", CONVERGENCE, |lab| {
+        conditions(lab, "bad").is_null()
+    });
+
+    apply(&lab, &route("{}", "broken"));
+    lab.wait("an object that is broken as a whole is told", CONVERGENCE, |lab| {
+        line(lab, "httproute", "r").contains("rules")
+    });
+
+    // A control plane that hangs hides nothing but its own word.
+    let pid = lab.control_plane().pid("destination").expect("it runs").to_string();
+    let signal = |signal: &str| {
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.expect("run kill").success());
+    };
+    signal("-STOP");
+    let shown = lab.try_hauberk(&["get", "svc", "good", "-n", "one"]);
+    signal("-CONT");
+    assert!(shown.status.success() && text(&shown.stdout).contains("good"), "{shown:?}");
+    assert!(text(&shown.stderr).contains("cannot ask the control plane"), "{shown:?}");
 }

@@ -5,6 +5,7 @@
 
 mod fleet;
 mod forward;
+mod problems;
 mod proxies;
 mod show;
 mod stat;
@@ -348,15 +349,22 @@ fn show_objects(get: &Get, state: &StateDirectory) -> anyhow::Result<ExitCode> {
         name: get.name.clone(),
         namespace: get.namespace.clone(),
     };
-    let Answer::Objects { objects } = Client::connect(state)?.ask(&request)? else {
+    let Answer::Objects { mut objects } = Client::connect(state)?.ask(&request)? else {
         bail!("the lab gave another answer than asked for");
     };
+    let problems = problems::Problems::ask(state).unwrap_or_else(|error| {
+        eprintln!("cannot ask the control plane what it cannot read: {error:#}");
+        problems::Problems::default()
+    });
+    for object in &mut objects {
+        problems.write_to(object);
+    }
     let whole = || match (&get.name, objects.as_slice()) {
         (Some(_), [one]) => one.clone(),
         _ => json!({"apiVersion": "v1", "kind": "List", "items": objects}),
     };
     let text = match get.shown.output {
-        Format::Table => show::objects(&objects),
+        Format::Table => show::objects(&objects, &problems),
         Format::Json => serde_json::to_string_pretty(&whole())? + "\n",
         Format::Yaml => yaml::write(&whole())?,
     };

@@ -3,6 +3,8 @@
 use hauberk_local::api::PodRow;
 use serde_json::Value;
 
+use super::problems::Problems;
+
 /// The pods of a lab, a line each.
 pub(super) fn pods(pods: &[PodRow]) -> String {
     let head = ["NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "MESHED", "IP", "MESSAGE"];
@@ -28,8 +30,8 @@ pub(super) fn pods(pods: &[PodRow]) -> String {
     table(head, rows)
 }
 
-/// Objects of any kind, a line each.
-pub(super) fn objects(objects: &[Value]) -> String {
+/// Objects of any kind, a line each, with what the control plane cannot read of them.
+pub(super) fn objects(objects: &[Value], problems: &Problems) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = objects.iter().map(|object| {
         let metadata = &object["metadata"];
@@ -38,9 +40,10 @@ pub(super) fn objects(objects: &[Value]) -> String {
             text(&object["kind"]),
             text(&metadata["name"]),
             detail(object),
+            problems.of(object),
         ]
     });
-    table(["NAMESPACE", "KIND", "NAME", "DETAIL"], rows)
+    table(["NAMESPACE", "KIND", "NAME", "DETAIL", "PROBLEM"], rows)
 }
 
 /// What one wants to know first about an object of its kind.
@@ -98,10 +101,10 @@ mod tests {
             "spec": {"clusterIPs": ["10.96.0.10", "fd96::a"]}});
         let namespace = json!({"kind": "Namespace", "metadata": {"name": "a-long-name"}});
         let expect = "\
-NAMESPACE   KIND        NAME          DETAIL
+NAMESPACE   KIND        NAME          DETAIL               PROBLEM
 shop        Service     web           10.96.0.10,fd96::a
             Namespace   a-long-name
 ";
-        assert_eq!(objects(&[service, namespace]), expect);
+        assert_eq!(objects(&[service, namespace], &Problems::default()), expect);
     }
 }
