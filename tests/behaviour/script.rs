@@ -6,20 +6,18 @@
 
 use crate::world::PATIENCE;
 use hauberk_model::{Authority, Endpoint, Meta, OutboundPolicy, Port, Profile, outbound::Queue};
-use hauberk_testkit::policy;
+use hauberk_testkit::{
+    control::{self, Answer},
+    policy,
+};
 use hauberk_wire::{
     self as wire,
-    api::{
-        destination::{self as api, destination_server},
-        inbound::{self as api_inbound, inbound_server_policies_server},
-        outbound::{self as api_outbound, outbound_policies_server},
-    },
+    api::{destination as api, inbound as api_inbound, outbound as api_outbound},
     destination::Update,
 };
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -29,10 +27,10 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{
-    Stream, StreamExt,
-    wrappers::{ReceiverStream, TcpListenerStream, WatchStream},
+    StreamExt,
+    wrappers::{ReceiverStream, WatchStream},
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
 /// Where it listens inside the pod.
 pub(crate) const ADDRESS: SocketAddr =
@@ -66,24 +64,8 @@ impl Script {
     /// Serves what comes to `listener` until the process ends.
     pub(crate) fn serve(listener: TcpListener) -> Self {
         let script = Self::default();
-        let service = script.clone();
-        std::thread::spawn(move || {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.enable_all().build().unwrap().block_on(async {
-                listener.set_nonblocking(true).unwrap();
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let destination = destination_server::DestinationServer::new(service.clone());
-                let outbound =
-                    outbound_policies_server::OutboundPoliciesServer::new(service.clone());
-                let inbound =
-                    inbound_server_policies_server::InboundServerPoliciesServer::new(service);
-                let server = tonic::transport::Server::builder()
-                    .add_service(destination)
-                    .add_service(outbound)
-                    .add_service(inbound);
-                server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
-            });
-        });
+        let routes = control::routes(script.clone());
+        std::thread::spawn(move || control::serve(listener, routes, std::future::pending::<()>()));
         script
     }
 
@@ -185,8 +167,6 @@ impl<T> Asked<T> {
     }
 }
 
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 impl<T: Clone + Send + Sync + 'static> Book<T> {
     /// Whoever asks is told this.
     pub(crate) fn always(&self, key: impl ToString, value: T) -> Live<T> {
@@ -206,14 +186,14 @@ impl<T: Clone + Send + Sync + 'static> Book<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, key: &str) -> Result<Response<Streamed<T>>, Status> {
+    async fn answer(&self, key: &str) -> Answer<T> {
         let not_found = || Status::not_found(format!("no case has a plan for {key}"));
         let mut told = match self.plans().get(key) {
             None => return Err(not_found()),
             Some(Plan::Always(value)) => {
                 // It goes on when nobody can change it any more.
                 let values = WatchStream::new(value.clone()).map(Ok);
-                return Ok(Response::new(Box::pin(values.chain(tokio_stream::pending()))));
+                return Ok(Box::pin(values.chain(tokio_stream::pending())));
             }
             Some(Plan::Ask(asked)) => {
                 let (tell, told) = mpsc::channel(64);
@@ -225,7 +205,7 @@ impl<T: Clone + Send + Sync + 'static> Book<T> {
             Some(Err(status)) => Err(status),
             first => {
                 let rest = ReceiverStream::new(told);
-                Ok(Response::new(Box::pin(tokio_stream::iter(first).chain(rest))))
+                Ok(Box::pin(tokio_stream::iter(first).chain(rest)))
             }
         }
     }
@@ -243,65 +223,27 @@ impl<T> Default for Book<T> {
     }
 }
 
-#[tonic::async_trait]
-impl destination_server::Destination for Script {
-    type GetStream = Streamed<api::Update>;
-    type GetProfileStream = Streamed<api::DestinationProfile>;
-
-    async fn get(
-        &self,
-        request: Request<api::GetDestination>,
-    ) -> Result<Response<Self::GetStream>, Status> {
-        self.endpoints.answer(&request.get_ref().path).await
+impl control::Script for Script {
+    async fn endpoints(&self, name: &str) -> Answer<api::Update> {
+        self.endpoints.answer(name).await
     }
 
-    async fn get_profile(
-        &self,
-        request: Request<api::GetDestination>,
-    ) -> Result<Response<Self::GetProfileStream>, Status> {
-        self.profiles.answer(&request.get_ref().path).await
-    }
-}
-
-#[tonic::async_trait]
-impl outbound_policies_server::OutboundPolicies for Script {
-    type WatchStream = Streamed<api_outbound::OutboundPolicy>;
-
-    async fn get(
-        &self,
-        _: Request<api_outbound::TrafficSpec>,
-    ) -> Result<Response<api_outbound::OutboundPolicy>, Status> {
-        Err(Status::unimplemented("only watched"))
+    async fn profile(&self, name: &str) -> Answer<api::DestinationProfile> {
+        self.profiles.answer(name).await
     }
 
-    async fn watch(
+    async fn outbound(
         &self,
-        request: Request<api_outbound::TrafficSpec>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let target = wire::outbound::target(request.get_ref());
-        let key = match target.map_err(|error| Status::invalid_argument(error.to_string()))? {
+        target: wire::outbound::Target,
+    ) -> Answer<api_outbound::OutboundPolicy> {
+        let key = match target {
             wire::outbound::Target::Address(address) => address.to_string(),
             wire::outbound::Target::Authority(name) => name.to_string(),
         };
         self.outbound.answer(&key).await
     }
-}
 
-#[tonic::async_trait]
-impl inbound_server_policies_server::InboundServerPolicies for Script {
-    type WatchPortStream = Streamed<api_inbound::Server>;
-
-    async fn get_port(
-        &self,
-        _: Request<api_inbound::PortSpec>,
-    ) -> Result<Response<api_inbound::Server>, Status> {
-        Err(Status::unimplemented("only watched"))
-    }
-
-    async fn watch_port(
-        &self,
-        request: Request<api_inbound::PortSpec>,
-    ) -> Result<Response<Self::WatchPortStream>, Status> {
-        self.inbound.answer(&request.get_ref().port.to_string()).await
+    async fn inbound(&self, port: Port) -> Answer<api_inbound::Server> {
+        self.inbound.answer(&port.to_string()).await
     }
 }

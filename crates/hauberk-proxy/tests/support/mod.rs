@@ -23,14 +23,16 @@ use hauberk_proxy::{
     tls::Identity,
     worker::{Parts, Worker},
 };
-use hauberk_testkit::ca::TestCa;
+use hauberk_testkit::{
+    ca::TestCa,
+    control::{self, Answer, Streamed},
+};
 use hauberk_wire::{
     self as wire,
     api::{
-        destination::{self as api_destination, destination_server},
+        destination as api_destination,
         identity::{self as api_identity, identity_server},
-        inbound::{self as api_inbound, inbound_server_policies_server},
-        outbound::{self as api_outbound, outbound_policies_server},
+        inbound as api_inbound, outbound as api_outbound,
     },
 };
 use std::{
@@ -46,7 +48,7 @@ use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
 };
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Nothing in a test takes longer; a test that waits so long has failed.
@@ -81,30 +83,11 @@ impl Control {
         let (knowledge, _) = watch::channel(Knowledge::default());
         let service = Service { knowledge: knowledge.clone(), ca: Arc::clone(&ca) };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let thread = thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let serving = tonic::transport::Server::builder()
-                    .add_service(destination_server::DestinationServer::new(service.clone()))
-                    .add_service(outbound_policies_server::OutboundPoliciesServer::new(
-                        service.clone(),
-                    ))
-                    .add_service(inbound_server_policies_server::InboundServerPoliciesServer::new(
-                        service.clone(),
-                    ))
-                    .add_service(identity_server::IdentityServer::new(service))
-                    .serve_with_incoming(TcpListenerStream::new(listener));
-                tokio::select! {
-                    result = serving => result.unwrap(),
-                    _ = stopped => {}
-                }
-            });
-        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let routes = control::routes(service.clone())
+            .add_service(identity_server::IdentityServer::new(service));
+        let thread = thread::spawn(move || control::serve(listener, routes, stopped));
         Self { address, knowledge, ca, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -138,7 +121,7 @@ impl Service {
     fn stream<T: Send + 'static>(
         &self,
         mut answer: impl FnMut(&Knowledge) -> Vec<T> + Send + 'static,
-    ) -> Response<ReceiverStream<Result<T, Status>>> {
+    ) -> Streamed<T> {
         let mut knowledge = self.knowledge.subscribe();
         let (sender, receiver) = mpsc::channel(16);
         let tasks = Tasks::new(Shutdown::new());
@@ -156,27 +139,18 @@ impl Service {
                 }
             }
         });
-        Response::new(ReceiverStream::new(receiver))
+        Box::pin(ReceiverStream::new(receiver))
     }
 }
 
 /// What a destination request is about.
-fn asked(request: &api_destination::GetDestination) -> Authority {
-    Authority::parse(&request.path, Port::new(80).unwrap()).unwrap()
+fn asked(name: &str) -> Authority {
+    Authority::parse(name, Port::new(80).unwrap()).unwrap()
 }
 
-type Stream<T> = ReceiverStream<Result<T, Status>>;
-
-#[tonic::async_trait]
-impl destination_server::Destination for Service {
-    type GetStream = Stream<api_destination::Update>;
-    type GetProfileStream = Stream<api_destination::DestinationProfile>;
-
-    async fn get(
-        &self,
-        request: Request<api_destination::GetDestination>,
-    ) -> Result<Response<Self::GetStream>, Status> {
-        let asked = asked(request.get_ref());
+impl control::Script for Service {
+    async fn endpoints(&self, name: &str) -> Answer<api_destination::Update> {
+        let asked = asked(name);
         let mut told: Option<Endpoints> = None;
         Ok(self.stream(move |knowledge| {
             let newest = knowledge.endpoints.get(&asked);
@@ -188,11 +162,8 @@ impl destination_server::Destination for Service {
         }))
     }
 
-    async fn get_profile(
-        &self,
-        request: Request<api_destination::GetDestination>,
-    ) -> Result<Response<Self::GetProfileStream>, Status> {
-        let asked = asked(request.get_ref());
+    async fn profile(&self, name: &str) -> Answer<api_destination::DestinationProfile> {
+        let asked = asked(name);
         let Some(ip) = asked.ip() else {
             if !self.knowledge.borrow().profiles_by_name.contains_key(&asked) {
                 return Err(Status::not_found("unknown name"));
@@ -212,24 +183,11 @@ impl destination_server::Destination for Service {
             vec![wire::profile::to_wire(&profile)]
         }))
     }
-}
 
-#[tonic::async_trait]
-impl outbound_policies_server::OutboundPolicies for Service {
-    type WatchStream = Stream<api_outbound::OutboundPolicy>;
-
-    async fn get(
+    async fn outbound(
         &self,
-        _: Request<api_outbound::TrafficSpec>,
-    ) -> Result<Response<api_outbound::OutboundPolicy>, Status> {
-        Err(Status::unimplemented("only watched"))
-    }
-
-    async fn watch(
-        &self,
-        request: Request<api_outbound::TrafficSpec>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let target = wire::outbound::target(request.get_ref()).unwrap();
+        target: wire::outbound::Target,
+    ) -> Answer<api_outbound::OutboundPolicy> {
         let address = match target {
             wire::outbound::Target::Address(address) => address,
             wire::outbound::Target::Authority(name) => {
@@ -249,24 +207,8 @@ impl outbound_policies_server::OutboundPolicies for Service {
             knowledge.outbound.get(&address).map(wire::outbound::to_wire).into_iter().collect()
         }))
     }
-}
 
-#[tonic::async_trait]
-impl inbound_server_policies_server::InboundServerPolicies for Service {
-    type WatchPortStream = Stream<api_inbound::Server>;
-
-    async fn get_port(
-        &self,
-        _: Request<api_inbound::PortSpec>,
-    ) -> Result<Response<api_inbound::Server>, Status> {
-        Err(Status::unimplemented("only watched"))
-    }
-
-    async fn watch_port(
-        &self,
-        request: Request<api_inbound::PortSpec>,
-    ) -> Result<Response<Self::WatchPortStream>, Status> {
-        let port = Port::try_from(request.get_ref().port).unwrap();
+    async fn inbound(&self, port: Port) -> Answer<api_inbound::Server> {
         Ok(self.stream(move |knowledge| {
             knowledge.inbound.get(&port).map(wire::inbound::to_wire).into_iter().collect()
         }))
