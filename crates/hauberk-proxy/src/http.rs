@@ -30,6 +30,7 @@ pub mod health;
 pub mod http1;
 pub mod incoming;
 pub mod keeper;
+pub mod leave;
 pub mod limit;
 pub mod limits;
 pub mod orig_proto;

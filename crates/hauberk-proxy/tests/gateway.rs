@@ -268,27 +268,29 @@ async fn a_gateway_that_would_ask_itself_says_that_it_is_a_loop() {
     mesh.end().await;
 }
 
+/// A policy that lets only that account in.
+fn only(account: &str) -> InboundPolicy {
+    let authorization = Authorization {
+        meta: Meta::resource("policy.linkerd.io", "AuthorizationPolicy", "test", "only"),
+        networks: Network::all(),
+        authentication: Authentication::TlsAuthenticated(vec![IdentityMatch::Exact(identity(
+            account,
+        ))]),
+    };
+    let route = HttpRoute::catch_all(Meta::default("default"), Arc::new([]));
+    InboundPolicy {
+        server: Meta::resource("policy.linkerd.io", "Server", "test", "gateway"),
+        protocol: InboundProtocol::Detect {
+            timeout: Duration::from_secs(10),
+            http: HttpServer { routes: Arc::new([route]), rate_limit: None },
+        },
+        authorizations: Arc::new([authorization]),
+    }
+}
+
 #[tokio::test]
 async fn the_policy_of_the_gateways_own_port_decides_who_passes() {
     let mesh = Mesh::new(web::echo("web").await, ProtocolHint::Http2).await;
-    let only = |account: &str| {
-        let authorization = Authorization {
-            meta: Meta::resource("policy.linkerd.io", "AuthorizationPolicy", "test", "only"),
-            networks: Network::all(),
-            authentication: Authentication::TlsAuthenticated(vec![IdentityMatch::Exact(identity(
-                account,
-            ))]),
-        };
-        let route = HttpRoute::catch_all(Meta::default("default"), Arc::new([]));
-        InboundPolicy {
-            server: Meta::resource("policy.linkerd.io", "Server", "test", "gateway"),
-            protocol: InboundProtocol::Detect {
-                timeout: Duration::from_secs(10),
-                http: HttpServer { routes: Arc::new([route]), rate_limit: None },
-            },
-            authorizations: Arc::new([authorization]),
-        }
-    };
     let port = Port::new(mesh.gateway.inbound.port()).unwrap();
     let say = |account: &str| {
         mesh.control.know(|knowledge| {
@@ -316,4 +318,52 @@ async fn a_proxy_without_suffixes_is_no_gateway() {
     web::serve(&mesh.control, &authority(), vec![endpoint]);
     web::get_until(mesh.client.outbound, &[], "HTTP/1.1 404").await;
     mesh.end().await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_ends_when_the_gateways_policy_no_longer_allows_it() {
+    let streams = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+    let switches = "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\nfirst";
+    let upgrade = "connection: upgrade\r\nupgrade: raw\r\n";
+    for (hint, asks, head, answer) in [
+        (ProtocolHint::Http2, "", streams, "HTTP/1.1 200"),
+        (ProtocolHint::Unknown, "", streams, "HTTP/1.1 200"),
+        (ProtocolHint::Http2, upgrade, switches, "HTTP/1.1 101"),
+    ] {
+        let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mesh = Mesh::new(application.local_addr().unwrap(), hint).await;
+        let port = Port::new(mesh.gateway.inbound.port()).unwrap();
+        let say = |account: &str| {
+            let policy = only(account);
+            mesh.control.know(|knowledge| {
+                knowledge.inbound.insert(port, policy);
+            });
+        };
+        say("client");
+        let mut client = within(TcpStream::connect(mesh.client.outbound)).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{asks}\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut server = within(application.accept()).await.unwrap().0;
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            asked.push(within(server.read_u8()).await.unwrap());
+        }
+        server.write_all(head.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.windows(5).any(|part| part == b"first") {
+            seen.push(within(client.read_u8()).await.unwrap());
+        }
+        let seen = String::from_utf8(seen).unwrap();
+        assert!(seen.starts_with(answer), "{seen}");
+
+        say("somebody-else");
+        let mut rest = Vec::new();
+        // A reset is an end as well.
+        let _ = within(client.read_to_end(&mut rest)).await;
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "it is no whole answer: {rest:?}");
+        let _ = within(server.read_to_end(&mut Vec::new())).await;
+        let own = format!("target_port=\"{}\"", mesh.gateway.inbound.port());
+        mesh.gateway.metric("inbound_tcp_authz_terminate_total", &[&own], "1").await;
+        mesh.end().await;
+    }
 }

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::classify::{Break, Class};
 use super::exchange::{End, Upload};
 use super::incoming::{Incoming, StreamError};
+use super::leave::UnderWay;
 use super::limits::{Limit, Progress, Timer};
 use super::replay::{ReadError, Reader};
 use super::tee::{BrokenOff, Copy, Original};
@@ -39,6 +40,9 @@ pub enum BodyError {
     /// A limit of time came.
     #[error("{}", .0.text())]
     Timeout(Limit),
+    /// The policy no longer allows the request.
+    #[error("no longer authorized")]
+    Withdrawn,
     /// The request is being sent again; this sending of it is over.
     #[error("another attempt has begun")]
     Superseded,
@@ -141,6 +145,30 @@ impl Body {
         let timer = timer.map(Box::new);
         let end = Some(end);
         Body::Observed(Box::new(Observed { held, inner, end, seen_frame: false, timer }))
+    }
+
+    /// The response is over when `under_way` says so; no response that has ended is held by it.
+    pub fn hold(&mut self, under_way: UnderWay) {
+        if let Body::Observed(observed) = self
+            && let Some(end) = &mut observed.end
+        {
+            end.under_way = Some(under_way);
+        }
+    }
+
+    /// For whoever cannot take a frame now: whether the message may not go on, even so. A response's end is told then.
+    pub fn poll_withdrawn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Body::Incoming(incoming) => incoming.poll_withdrawn(cx),
+            Body::Counted(counted) => counted.inner.poll_withdrawn(cx),
+            Body::Observed(observed) => {
+                ready!(observed.poll_withdrawn(cx));
+                let _ = observed.break_off(Break::Withdrawn, BodyError::Withdrawn);
+                Poll::Ready(())
+            }
+            // Those find out when they can be taken on.
+            Body::Empty | Body::Original(_) | Body::Copy(_) | Body::Tracked(_) => Poll::Pending,
+        }
     }
 }
 
@@ -264,6 +292,9 @@ impl Observed {
             let error = BodyError::Timeout(limit);
             return Poll::Ready(Some(self.break_off(Break::Timeout(limit), error)));
         }
+        if self.poll_withdrawn(cx).is_ready() {
+            return Poll::Ready(Some(self.break_off(Break::Withdrawn, BodyError::Withdrawn)));
+        }
         let polled = match self.held.pop_front() {
             Some(held) => Some(held),
             None => ready!(http_body::Body::poll_frame(Pin::new(&mut self.inner), cx)),
@@ -300,6 +331,12 @@ impl Observed {
                 Poll::Ready(None)
             }
         }
+    }
+
+    /// Whether the request may not go on; if it may, the context is woken when it may not.
+    fn poll_withdrawn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let under_way = self.end.as_mut().and_then(|end| end.under_way.as_mut());
+        under_way.map_or(Poll::Pending, |under_way| under_way.poll_withdrawn(cx))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -342,6 +379,7 @@ impl Drop for Observed {
 fn status_trailers(how: Break) -> Frame<Bytes> {
     let (code, message) = match how {
         Break::Timeout(limit) => ("4", limit.text()),
+        Break::Withdrawn => ("7", "no longer authorized"),
         Break::Reset(h2::Reason::CANCEL) => ("1", "stream cancelled"),
         Break::Reset(h2::Reason::REFUSED_STREAM) => ("14", "stream refused"),
         Break::Reset(_) => ("13", "stream reset"),

@@ -34,6 +34,8 @@ pub enum Verdict {
 pub enum Break {
     /// A limit of time was reached.
     Timeout(Limit),
+    /// The policy no longer allows the request.
+    Withdrawn,
     /// HTTP/2 said why.
     Reset(h2::Reason),
     /// Anything else.

@@ -504,7 +504,9 @@ fn unsent_or_broken(request: Box<Request<Body>>, lost: Lost, is_empty: bool) -> 
 fn sent_error(error: StreamError) -> SendError {
     match error.how() {
         Break::Reset(_) => SendError::Reset(error),
-        Break::Timeout(_) | Break::Unclassified => SendError::Broken(io_failure(error)),
+        Break::Timeout(_) | Break::Withdrawn | Break::Unclassified => {
+            SendError::Broken(io_failure(error))
+        }
     }
 }
 

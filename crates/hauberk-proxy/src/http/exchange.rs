@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use super::classify::{Break, Class, Pending, Verdict};
 use super::client::{Client, Keep};
+use super::leave::UnderWay;
 use super::limit::Permit;
 use crate::balance::{Lease, Outcome};
-use crate::inbound::request::UnderWay;
 use crate::telemetry::http::Series;
 use crate::telemetry::route::RouteSeries;
 use crate::telemetry::tap::Tapped;
@@ -47,7 +47,7 @@ pub struct End {
     pub tapped: Option<Box<Tapped>>,
     /// When the request's body ended, where that matters.
     pub upload: Option<Rc<Upload>>,
-    /// That the request is under way, told to whoever may end it.
+    /// That the request is under way, where somebody may end it.
     pub under_way: Option<UnderWay>,
 }
 
@@ -110,7 +110,12 @@ impl End {
         }
         let now = Instant::now();
         self.lease.responded(now);
-        self.lease.judge(outcome(class, self.status), now);
+        // That a request is ended says nothing about its endpoint.
+        let judged = match class {
+            Class::Broken(Break::Withdrawn) => self.pending.end(None),
+            Class::Http(_) | Class::Grpc(..) | Class::Broken(_) => class,
+        };
+        self.lease.judge(outcome(judged, self.status), now);
         let of_attempt = now.saturating_duration_since(self.attempted);
         self.series.response(Some(self.status), class, of_attempt);
         let [route, backend] = &self.routes;

@@ -13,6 +13,7 @@ use http_body::{Frame, SizeHint};
 
 use super::classify::Break;
 use super::http1;
+use super::leave::UnderWay;
 
 /// A body on its way in.
 #[derive(Debug)]
@@ -28,10 +29,27 @@ pub enum Incoming {
 pub struct Stream {
     stream: h2::RecvStream,
     data_ended: bool,
-    length: Option<u64>,
-    /// Keeps the connection from counting as idle.
-    _open: Option<Rc<()>>,
+    /// Bytes to come, as far as the head has told; else [`UNKNOWN`].
+    length: u64,
+    held: Held,
 }
+
+/// No body is that long.
+const UNKNOWN: u64 = u64::MAX;
+
+/// What a stream is held with. Bodies are moved often, hence one place for what never comes together.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    /// A response: keeps the connection from counting as idle.
+    Open {
+        _open: Rc<()>,
+    },
+    /// A request: ends when it may not go on.
+    UnderWay(UnderWay),
+}
+
+const _: () = assert!(size_of::<Held>() == 16 && size_of::<Stream>() <= 56);
 
 /// Why a stream or the connection below it failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +60,9 @@ pub enum StreamError {
     /// An HTTP/2 stream or connection failed.
     #[error(transparent)]
     Http2(#[from] h2::Error),
+    /// The policy no longer allows the request.
+    #[error("no longer authorized")]
+    Withdrawn,
 }
 
 impl StreamError {
@@ -49,6 +70,7 @@ impl StreamError {
     pub fn how(&self) -> Break {
         match self {
             Self::Http1(_) => Break::Unclassified,
+            Self::Withdrawn => Break::Withdrawn,
             Self::Http2(error) => match error.reason() {
                 Some(reason) if error.is_reset() || error.is_go_away() => Break::reset(reason),
                 _ => Break::Unclassified,
@@ -60,6 +82,7 @@ impl StreamError {
     pub fn reason(&self) -> h2::Reason {
         match self {
             Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
+            Self::Withdrawn => h2::Reason::CANCEL,
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR),
         }
     }
@@ -70,8 +93,30 @@ impl Incoming {
     pub fn stream(stream: h2::RecvStream, headers: &HeaderMap, open: Option<Rc<()>>) -> Self {
         // h2 holds the sender to the length, so here it is only a hint.
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let length = length.and_then(|text| text.parse().ok());
-        Self::Http2(Stream { stream, data_ended: false, length, _open: open })
+        let length = length.and_then(|text| text.parse().ok()).unwrap_or(UNKNOWN);
+        let held = open.map_or(Held::Nothing, |open| Held::Open { _open: open });
+        Self::Http2(Stream { stream, data_ended: false, length, held })
+    }
+
+    /// A request's body that has not ended breaks off when the request may not go on. A body of HTTP/1 ends with its
+    /// connection.
+    pub fn end_with(&mut self, under_way: &UnderWay) {
+        match self {
+            Self::Http2(stream) if !stream.stream.is_end_stream() => {
+                stream.held = Held::UnderWay(under_way.also());
+            }
+            Self::Http1(_) | Self::Http2(_) => {}
+        }
+    }
+
+    /// Whether it may not go on; if it may, the context is woken when it may not.
+    pub fn poll_withdrawn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http2(Stream { held: Held::UnderWay(under_way), .. }) => {
+                under_way.poll_withdrawn(cx)
+            }
+            Self::Http1(_) | Self::Http2(_) => Poll::Pending,
+        }
     }
 }
 
@@ -101,9 +146,8 @@ impl http_body::Body for Incoming {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
-            Self::Http2(stream) => {
-                stream.length.map_or_else(SizeHint::default, SizeHint::with_exact)
-            }
+            Self::Http2(Stream { length: UNKNOWN, .. }) => SizeHint::default(),
+            Self::Http2(stream) => SizeHint::with_exact(stream.length),
         }
     }
 }
@@ -113,13 +157,18 @@ impl Stream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        if let Held::UnderWay(under_way) = &mut self.held
+            && under_way.poll_withdrawn(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(StreamError::Withdrawn)));
+        }
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // It fails only when more is released than was received.
                     let _ = self.stream.flow_control().release_capacity(data.len());
-                    if let Some(length) = &mut self.length {
-                        *length = length.saturating_sub(data.len() as u64);
+                    if self.length != UNKNOWN {
+                        self.length = self.length.saturating_sub(data.len() as u64);
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

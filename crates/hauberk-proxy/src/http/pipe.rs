@@ -58,6 +58,11 @@ impl Pipe {
                         // The stream has ended from the other side.
                         Poll::Ready(None) => return Poll::Ready(Ok(())),
                         Poll::Pending => {
+                            if self.body.poll_withdrawn(cx).is_ready() {
+                                // What waits will not be sent, so there is no place for a status either.
+                                self.stream.send_reset(Reason::CANCEL);
+                                return Poll::Ready(Ok(()));
+                            }
                             self.waiting = Some((data, is_last));
                             // The peer may reset the stream instead of opening its window.
                             return self.stream.poll_reset(cx).map(|_| Ok(()));
@@ -119,6 +124,6 @@ fn reason(error: &BodyError) -> Reason {
     match error {
         BodyError::Sender(error) => error.reason(),
         BodyError::Timeout(_) | BodyError::Superseded => Reason::INTERNAL_ERROR,
-        BodyError::Copy(_) => Reason::CANCEL,
+        BodyError::Withdrawn | BodyError::Copy(_) => Reason::CANCEL,
     }
 }

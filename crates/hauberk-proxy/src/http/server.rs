@@ -54,6 +54,11 @@ impl Control {
         self.is_closing.get()
     }
 
+    /// Whether an upgrade is on its way.
+    pub fn is_upgrading(&self) -> bool {
+        self.upgrade.borrow().is_some()
+    }
+
     /// The answer is an upgrade; `endpoint` gives the other side.
     pub fn upgrade(&self, endpoint: oneshot::Receiver<Raw>) {
         *self.upgrade.borrow_mut() = Some(endpoint);

@@ -13,15 +13,16 @@
 //! and one look-up of resolved counters (a scan of the few routes this client has used); a request
 //! with a body costs one more allocation, to know when it ended.
 //!
-//! A connection is cut when a new policy does not permit a request that is under way on it; see
-//! `Connection::no_longer_permitted`.
+//! When a new policy does not permit a request that is under way, that request ends: on HTTP/1 with its connection, on
+//! HTTP/2 alone, unless nothing is permitted any more; see `Connection::no_longer_permitted`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hauberk_model::authorize::{Decision, authorize};
 use hauberk_model::inbound::{Authorization, InboundPolicy, InboundProtocol};
@@ -42,16 +43,18 @@ use super::policy::Policy;
 use super::rate_limit::{Limiter, Scope};
 use crate::balance::{self, Balancer};
 use crate::connection::{Direction, Facts};
+use crate::control::Live;
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
 use crate::http::body::{Body, Held};
-use crate::http::classify::Pending;
+use crate::http::classify::{Break, Pending};
 use crate::http::client::Client;
 use crate::http::exchange::End;
 use crate::http::failure::{Failure, What};
 use crate::http::filter::{self, Filter, Verdict};
 use crate::http::headers::{self, L5D_HAUBERK_UNSENT};
 use crate::http::incoming::Incoming;
+use crate::http::leave::{Ends, Leave, UnderWay};
 use crate::http::orig_proto;
 use crate::http::routes::{Routes, host_of};
 use crate::http::server::{self, Answered, Control, Serving};
@@ -61,7 +64,7 @@ use crate::outbound::retry::{Attempt, Unanswered};
 use crate::telemetry::access_log::Entry;
 use crate::telemetry::http::Series;
 use crate::telemetry::labels::Labels;
-use crate::telemetry::route::RouteSeries;
+use crate::telemetry::route::{RouteSeries, error_name};
 use crate::telemetry::tap::Between;
 use crate::telemetry::trace::Traced;
 use crate::worker::Worker;
@@ -82,6 +85,9 @@ pub struct Application {
 
 /// Counters that a connection keeps at hand; more are looked up for each request.
 const COUNTERS_MAX: usize = 32;
+
+/// How long a client of HTTP/2 may take to see the ends of its streams, before its connection is cut.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A compiled inbound policy.
 #[derive(Debug)]
@@ -148,11 +154,22 @@ pub fn serve_onward(
         let connection = Rc::clone(&answering);
         async move { connection.answer(request).await }
     });
+    // Before the first request, so that no change after that is missed.
+    let changes = connection.policy.watch();
     Box::pin(async move {
+        let mut serving = serving;
         tokio::select! {
-            () = serving => {}
+            () = &mut serving => return,
+            () = connection.no_longer_permitted(changes) => {}
+        }
+        match version {
             // The connection is cut: what is under way on it may not go on for one more byte.
-            () = connection.no_longer_permitted() => {}
+            Version::Http1 => {}
+            // Nothing is under way any more; streams are told why, as far as they listen.
+            Version::Http2 => {
+                connection.control.close();
+                let _ = Box::pin(tokio::time::timeout(FAREWELL, serving)).await;
+            }
         }
     })
 }
@@ -175,23 +192,6 @@ struct Connection {
     tunnel: RefCell<Option<UnderWay>>,
 }
 
-/// A request that is not over.
-#[derive(Debug)]
-pub struct UnderWay(Rc<Counters>);
-
-impl UnderWay {
-    fn new(counters: &Rc<Counters>) -> Self {
-        counters.under_way.set(counters.under_way.get() + 1);
-        Self(Rc::clone(counters))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.under_way.set(self.0.under_way.get() - 1);
-    }
-}
-
 #[derive(Debug, Default)]
 struct Resolved {
     table: Option<Rc<Table>>,
@@ -210,8 +210,8 @@ struct Counters {
     meta: Meta,
     /// Permitted only so that it is known who is (default policy `audit`).
     is_audited: bool,
-    /// Requests that are not over.
-    under_way: Cell<usize>,
+    /// What those requests are under way by.
+    leave: Rc<Leave>,
     allow: Counter,
     of_route: Rc<RouteSeries>,
     series: Rc<Series>,
@@ -284,7 +284,7 @@ impl Connection {
         let permit = worker.http.inbound.enter(max).ok_or(Failure::us(What::Shed))?;
         let table = self.table();
 
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         self.clean(&mut parts);
         let found = table.find(&parts).ok_or_else(|| self.no_route(&table))?;
         let counters = self.authorize(&table, found, &parts)?;
@@ -306,7 +306,8 @@ impl Connection {
             Verdict::Fail(failure) => return Err(failure.into()),
         }
         self.limit(&table, began)?;
-        let under_way = UnderWay::new(&counters);
+        let mut under_way = counters.leave.begin();
+        body.end_with(&under_way);
         let application = match &self.onward {
             Onward::Application(application) => application,
             Onward::Gateway(gateway) => {
@@ -314,9 +315,15 @@ impl Connection {
                 drop(permit);
                 let request = Request::from_parts(parts, body);
                 let (facts, control) = (&self.facts, &self.control);
-                let passing = gateway.pass_on(worker, facts, request, manner, control);
-                let mut response = Box::pin(passing).await?;
+                let mut passing =
+                    Box::pin(gateway.pass_on(worker, facts, request, manner, control));
+                let passed = under_way.unless_withdrawn(passing.as_mut()).await;
+                let mut response = passed.ok_or_else(|| self.withdrawn(&counters))??;
                 filter::apply_to_response(filters, response.headers_mut());
+                if self.control.is_upgrading() {
+                    *self.tunnel.borrow_mut() = Some(under_way.also());
+                }
+                response.body_mut().hold(under_way);
                 return Ok(response);
             }
         };
@@ -341,7 +348,15 @@ impl Connection {
         if let Some(traced) = traced {
             traced.send();
         }
-        let sent = attempt.send(worker, request).await;
+        let sent = {
+            let mut sending = pin!(attempt.send(worker, request));
+            under_way.unless_withdrawn(sending.as_mut()).await
+        };
+        let sent = sent.ok_or_else(|| {
+            let broken = Break::Withdrawn;
+            counters.of_route.failed(error_name(broken), broken, began.elapsed());
+            self.withdrawn(&counters)
+        })?;
         let sent = sent
             .inspect_err(|why| counters.of_route.failed(why.name(), why.broke(), began.elapsed()));
         let sent = sent.map_err(|unanswered| match unanswered {
@@ -364,7 +379,7 @@ impl Connection {
         filter::apply_to_response(filters, &mut parts.headers);
         if let Some(endpoint) = sent.answer.upgrade {
             self.control.upgrade(endpoint);
-            *self.tunnel.borrow_mut() = Some(UnderWay::new(&counters));
+            *self.tunnel.borrow_mut() = Some(under_way.also());
         }
         let end = End {
             began,
@@ -383,26 +398,18 @@ impl Connection {
         Ok(Response::from_parts(parts, Body::observed(body, Held::new(), end, None)))
     }
 
-    /// Completes when a policy has come that does not permit what is under way on this connection: a stream of
-    /// answers, an upgrade, a long upload. Requests that begin later are checked one by one.
+    /// Ends what is under way when a policy comes that does not permit it: a stream of answers, an upgrade, a long
+    /// upload. Requests that begin later are checked one by one.
     ///
-    /// Where one of several streams of a connection is no longer permitted all of them are cut, since they have the
-    /// same sender; what is still permitted is sent again or anew.
-    async fn no_longer_permitted(&self) {
-        let mut changes = self.policy.watch();
+    /// Completes when the connection has to end as well: one of HTTP/1, because its request is to end, and one of
+    /// HTTP/2 whose client may do nothing any more. Streams that are still permitted go on.
+    async fn no_longer_permitted(&self, mut changes: Live<InboundPolicy>) {
         while changes.changed().await.is_ok() {
             let policy = self.policy.now();
-            let used = self.used.borrow();
-            let under_way = used.iter().filter_map(Weak::upgrade).filter(|c| c.under_way.get() > 0);
-            let mut denied = under_way.filter(|c| !self.permits(&policy, &c.meta));
-            if let Some(counters) = denied.next() {
-                let (target, server) = (self.facts.original_dst, &policy.server);
-                let labels = self.server_labels(server).tls_accepted(&self.facts.tls);
+            let denied = self.withdraw(&policy);
+            if denied > 0 && (self.version == Version::Http1 || !self.permits_something(&policy)) {
+                let labels = self.server_labels(&policy.server).tls_accepted(&self.facts.tls);
                 self.worker.metrics.inbound.tcp_terminate.get_or_create(&labels).inc();
-                tracing::info!(
-                    client = %self.facts.client, tls = ?self.facts.tls, %target, %server,
-                    route = %counters.meta, "connection ended: a request under way is no longer authorized"
-                );
                 return;
             }
         }
@@ -410,28 +417,50 @@ impl Connection {
         std::future::pending().await
     }
 
+    /// Ends what `policy` does not permit; of how many kinds that was.
+    fn withdraw(&self, policy: &InboundPolicy) -> usize {
+        let used = self.used.borrow();
+        let under_way = used.iter().filter_map(Weak::upgrade).filter(|c| c.leave.is_used());
+        let mut kinds = 0;
+        for counters in under_way.filter(|c| !self.permits(policy, &c.meta)) {
+            tracing::info!(
+                client = %self.facts.client, tls = ?self.facts.tls, target = %self.facts.original_dst,
+                server = %policy.server, route = %counters.meta, "requests under way ended: no longer authorized"
+            );
+            counters.leave.withdraw();
+            kinds += 1;
+        }
+        if kinds > 0 {
+            // Requests under a policy that permits them again begin with leave of their own.
+            *self.resolved.borrow_mut() = Resolved::default();
+        }
+        kinds
+    }
+
     /// Whether a policy lets the client use the route of that name, if it has one.
     fn permits(&self, policy: &InboundPolicy, route: &Meta) -> bool {
-        let of_routes: Vec<(&Meta, &[Authorization])> = match &policy.protocol {
-            InboundProtocol::Detect { http, .. }
-            | InboundProtocol::Http1(http)
-            | InboundProtocol::Http2(http) => {
-                http.routes.iter().map(|r| (&r.meta, &*r.authorizations)).collect()
-            }
-            InboundProtocol::Grpc(routes) => {
-                routes.iter().map(|r| (&r.meta, &*r.authorizations)).collect()
-            }
-            InboundProtocol::Opaque | InboundProtocol::Tls => Vec::new(),
-        };
-        let may_use = |own: &[Authorization]| {
-            let permitted = policy.authorizations.iter().chain(own);
-            matches!(authorize(permitted, &self.facts.peer()), Decision::Allow(_))
-        };
-        match of_routes.iter().find(|(meta, _)| *meta == route) {
-            Some((_, own)) => may_use(own),
+        match of_routes(policy).into_iter().find(|(meta, _)| *meta == route) {
+            Some((_, own)) => self.may_use(policy, own),
             // The routes are others now, or there are none; the request might have taken any of them.
-            None => may_use(&[]) || of_routes.iter().any(|(_, own)| may_use(own)),
+            None => self.permits_something(policy),
         }
+    }
+
+    /// Whether a policy lets the client do anything.
+    fn permits_something(&self, policy: &InboundPolicy) -> bool {
+        self.may_use(policy, &[])
+            || of_routes(policy).iter().any(|(_, own)| self.may_use(policy, own))
+    }
+
+    fn may_use(&self, policy: &InboundPolicy, own: &[Authorization]) -> bool {
+        let permitted = policy.authorizations.iter().chain(own);
+        matches!(authorize(permitted, &self.facts.peer()), Decision::Allow(_))
+    }
+
+    /// A request whose leave was withdrawn before it had an answer is refused as one that never had any.
+    fn withdrawn(&self, counters: &Counters) -> Failure {
+        let policy = self.policy.now();
+        self.denied(&policy.server, &counters.meta)
     }
 
     /// The compiled policy in force now; usually the one of the last request.
@@ -476,19 +505,7 @@ impl Connection {
     ) -> Result<Rc<Counters>, Failure> {
         let permitted = table.authorizations(found.route);
         let Decision::Allow(allowed) = authorize(permitted, &self.facts.peer()) else {
-            let route = table.route(found.route);
-            let labels = self
-                .server_labels(&table.policy.server)
-                .inbound_route(route)
-                .tls_accepted(&self.facts.tls);
-            self.worker.metrics.http.inbound_deny.get_or_create(&labels).inc();
-            tracing::info!(
-                client = %self.facts.client, tls = ?self.facts.tls,
-                server = %table.policy.server, %route, "request denied"
-            );
-            let server = &table.policy.server;
-            let text = format!("{route} of {server} does not permit this client");
-            return Err(Failure::client(What::Denied(text.into())));
+            return Err(self.denied(&table.policy.server, table.route(found.route)));
         };
         let authorization = std::ptr::from_ref(allowed).addr();
         let mut resolved = self.resolved.borrow_mut();
@@ -515,6 +532,17 @@ impl Connection {
         used.retain(|counters| counters.strong_count() > 0);
         used.push(Rc::downgrade(&counters));
         Ok(counters)
+    }
+
+    /// Counts, logs and says that a route does not permit the client.
+    fn denied(&self, server: &Meta, route: &Meta) -> Failure {
+        let labels = self.server_labels(server).inbound_route(route).tls_accepted(&self.facts.tls);
+        self.worker.metrics.http.inbound_deny.get_or_create(&labels).inc();
+        tracing::info!(
+            client = %self.facts.client, tls = ?self.facts.tls, %server, %route, "request denied"
+        );
+        let text = format!("{route} of {server} does not permit this client");
+        Failure::client(What::Denied(text.into()))
     }
 
     fn counters(
@@ -559,7 +587,10 @@ impl Connection {
             authority: authority.map(Into::into),
             meta: meta.clone(),
             is_audited: allowed.is_audit(),
-            under_way: Cell::default(),
+            leave: Leave::new(match self.version {
+                Version::Http1 => Ends::WithConnection,
+                Version::Http2 => Ends::Alone,
+            }),
             allow: families.inbound_allow.get_or_create(&allow),
             of_route: Rc::new(of_route.series(parent)),
             series: Rc::new(families.series(series)),
@@ -619,6 +650,21 @@ impl Connection {
             response.headers_mut().insert(L5D_HAUBERK_UNSENT, yes);
         }
         response
+    }
+}
+
+/// The names of a policy's routes and who may use each, besides those who may use the server.
+fn of_routes(policy: &InboundPolicy) -> Vec<(&Meta, &[Authorization])> {
+    match &policy.protocol {
+        InboundProtocol::Detect { http, .. }
+        | InboundProtocol::Http1(http)
+        | InboundProtocol::Http2(http) => {
+            http.routes.iter().map(|r| (&r.meta, &*r.authorizations)).collect()
+        }
+        InboundProtocol::Grpc(routes) => {
+            routes.iter().map(|r| (&r.meta, &*r.authorizations)).collect()
+        }
+        InboundProtocol::Opaque | InboundProtocol::Tls => Vec::new(),
     }
 }
 

@@ -270,6 +270,7 @@ impl Series {
 fn break_text(how: Break) -> String {
     match how {
         Break::Timeout(_) => "timeout".to_owned(),
+        Break::Withdrawn => "unauthorized".to_owned(),
         Break::Reset(reason) => format!("h2({})", reason_name(reason)),
         Break::Unclassified => "unclassified".to_owned(),
     }

@@ -377,6 +377,7 @@ impl PolicySeries {
 pub fn error_name(how: Break) -> &'static str {
     match how {
         Break::Timeout(limit) => limit.name(),
+        Break::Withdrawn => "UNAUTHORIZED",
         Break::Reset(h2::Reason::CANCEL) => "CANCEL",
         Break::Reset(h2::Reason::REFUSED_STREAM) => "REFUSED",
         Break::Reset(h2::Reason::ENHANCE_YOUR_CALM) => "ENHANCE_YOUR_CALM",

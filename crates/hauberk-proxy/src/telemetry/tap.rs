@@ -255,7 +255,8 @@ impl Tapped {
         let end = match class {
             Class::Grpc(_, code) => Some(TapEnd::GrpcStatus(code.into())),
             Class::Broken(Break::Reset(reason)) => Some(TapEnd::Reset(reason.into())),
-            Class::Http(_) | Class::Broken(Break::Timeout(_) | Break::Unclassified) => None,
+            Class::Http(_)
+            | Class::Broken(Break::Timeout(_) | Break::Withdrawn | Break::Unclassified) => None,
         };
         self.report_end(end, trailers);
     }
