@@ -292,6 +292,60 @@ fn a_body_that_ends_with_the_connection_is_chunked_for_who_can_read_it() {
 }
 
 #[test]
+fn old_clients_that_ask_for_it_keep_their_connection_where_the_end_is_told() {
+    mesh::run(async |mesh| {
+        for way in mesh::WAYS {
+            let application = http1_application(quirks).await;
+            mesh.serve(application, way).await;
+            let sides = [("out", mesh.connect()), ("in", mesh.connect_inbound(application))];
+            for (side, mut connection) in sides {
+                let ask = |method: &str, path: &str, more: &str| {
+                    format!("{method} {path} HTTP/1.0\r\nhost: web\r\n{more}\r\n")
+                };
+                let kept = "Connection: Keep-Alive\r\n";
+                for (request, status, says, end) in [
+                    (ask("GET", "/hop", kept), 200, "content-length: 1\r\n", "\r\n\r\nx"),
+                    (ask("HEAD", "/head", kept), 200, "content-length: 17\r\n", "\r\n\r\n"),
+                    (ask("GET", "/204", kept), 204, "", "\r\n\r\n"),
+                    (ask("POST", "/none", kept), 404, "content-length: 0\r\n", "\r\n\r\n"),
+                ] {
+                    connection.write_all(request.as_bytes()).await.unwrap();
+                    let answer = read_until(&mut connection, end).await;
+                    let line = format!("HTTP/1.0 {status} ");
+                    assert!(answer.starts_with(&line), "{way:?} {side} {request}: {answer}");
+                    let is_kept = answer.contains("connection: keep-alive\r\n");
+                    let all = is_kept && answer.contains(says);
+                    assert!(all, "{way:?} {side} {request}: {answer}");
+                }
+                // Nothing but the end of the connection can end this one.
+                let last = exchange(connection, &ask("GET", "/chunked", kept)).await;
+                assert!(last.ends_with("\r\n\r\none two"), "{way:?} {side} {last}");
+                let says_more = last.contains("connection:") || last.contains("transfer-encoding");
+                assert!(!says_more, "{way:?} {side} {last}");
+            }
+            let unasked = exchange(mesh.connect(), "GET /hop HTTP/1.0\r\nhost: web\r\n\r\n").await;
+            assert!(!unasked.contains("connection:"), "{way:?} {unasked}");
+        }
+    });
+}
+
+#[test]
+fn old_clients_are_closed_when_the_proxy_drains() {
+    mesh::run(async |mesh| {
+        let application = http1_application(quirks).await;
+        mesh.serve(application, mesh::Way::Meshed).await;
+        let mut connection = mesh.connect();
+        let request = "GET /204 HTTP/1.0\r\nhost: web\r\nconnection: keep-alive\r\n\r\n";
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let head = read_until(&mut connection, "\r\n\r\n").await;
+        assert!(head.contains("connection: keep-alive\r\n"), "{head}");
+        mesh.client.worker.shutdown.drain(hauberk_process::shutdown::Cause::Replaced);
+        let last = exchange(connection, request).await;
+        assert!(last.starts_with("HTTP/1.0 204") && !last.contains("keep-alive"), "{last}");
+    });
+}
+
+#[test]
 fn trailers_pass_both_ways() {
     mesh::run(async |mesh| {
         for way in mesh::WAYS {

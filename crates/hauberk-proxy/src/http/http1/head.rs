@@ -118,7 +118,7 @@ pub fn parse_request(
     let version = version(minor);
     let asked = Asked {
         body: fields.request_body(version)?,
-        keep_alive: version == Version::HTTP_11 && !fields.closes && !fields.has_both(),
+        keep_alive: fields.persists(version) && !fields.has_both(),
         expects_continue: fields.expects_continue && version == Version::HTTP_11,
         takes_trailers: fields.takes_trailers,
     };
@@ -162,12 +162,9 @@ pub fn parse_response(
     let mut fields = Fields::collect(&head, &places[..count])?;
 
     let version = version(minor);
-    let persists = match version {
-        Version::HTTP_11 => !fields.closes,
-        _ => fields.keeps && !fields.closes,
-    };
     let body = fields.response_body(version, status, method)?;
-    let keep_alive = persists && !fields.has_both() && !matches!(body, Decoder::UntilEnd);
+    let keep_alive =
+        fields.persists(version) && !fields.has_both() && !matches!(body, Decoder::UntilEnd);
     fields.settle();
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -252,6 +249,13 @@ impl Fields {
         }
         self.map.append(name, value);
         Ok(())
+    }
+
+    /// Whether the connection goes on, as far as these fields say (RFC 9112 section 9.3). HTTP/1.0 has to ask for it. A
+    /// proxy that its client has chosen may not grant that, since another one before it may have passed `keep-alive` on
+    /// without understanding it; we stand in for the server, which may.
+    fn persists(&self, version: Version) -> bool {
+        !self.closes && (version == Version::HTTP_11 || self.keeps)
     }
 
     fn has_both(&self) -> bool {
@@ -386,9 +390,14 @@ pub fn write_response<B>(
         }
         Encoder::Nothing | Encoder::UntilEnd => {}
     }
-    let is_last = !asker.keep_alive && !is_old && status != StatusCode::SWITCHING_PROTOCOLS;
-    if is_last && !response.headers().contains_key(CONNECTION) {
-        to.extend_from_slice(b"connection: close\r\n");
+    let goes_on = asker.keep_alive && !matches!(encoder, Encoder::UntilEnd);
+    if status != StatusCode::SWITCHING_PROTOCOLS && !response.headers().contains_key(CONNECTION) {
+        // Said where it is not what the version means anyway (RFC 9112 section 9.3).
+        match (is_old, goes_on) {
+            (true, true) => to.extend_from_slice(b"connection: keep-alive\r\n"),
+            (false, false) => to.extend_from_slice(b"connection: close\r\n"),
+            (true, false) | (false, true) => {}
+        }
     }
     to.extend_from_slice(b"\r\n");
     encoder

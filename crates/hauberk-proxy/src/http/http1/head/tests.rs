@@ -125,8 +125,9 @@ fn who_keeps_a_connection_open() {
     check("GET / HTTP/1.1\r\n\r\n", true);
     check("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n", false);
     check("GET / HTTP/1.1\r\nconnection: x, close\r\nconnection: keep-alive\r\n\r\n", false);
-    // RFC 9112 section 9.3: a proxy does not persist with a client of HTTP/1.0.
-    check("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", false);
+    check("GET / HTTP/1.0\r\n\r\n", false);
+    check("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true);
+    check("GET / HTTP/1.0\r\nconnection: keep-alive, close\r\n\r\n", false);
     let check = |text: &str, expect| {
         let (_, told) = response(text, &Method::GET).unwrap();
         assert_eq!(told.keep_alive, expect, "{text}");
@@ -232,4 +233,19 @@ fn says_when_it_closes() {
     write_response(&mut written, &Response::new(()), Some(0), asker);
     let text = String::from_utf8(written).unwrap();
     assert_eq!(text, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+}
+
+#[test]
+fn says_to_old_clients_when_it_does_not_close() {
+    let check = |keep_alive, body, expect: &str| {
+        let mut written = Vec::new();
+        let (method, version) = (Method::GET, Version::HTTP_10);
+        let asker = Asker { method: &method, version, takes_trailers: false, keep_alive };
+        write_response(&mut written, &Response::new(()), body, asker);
+        let text = String::from_utf8(written).unwrap();
+        assert_eq!(text, format!("HTTP/1.0 200 OK\r\n{expect}\r\n"));
+    };
+    check(true, Some(1), "content-length: 1\r\nconnection: keep-alive\r\n");
+    check(false, Some(1), "content-length: 1\r\n");
+    check(true, None, "");
 }
