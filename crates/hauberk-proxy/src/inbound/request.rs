@@ -18,6 +18,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -230,7 +231,7 @@ impl Connection {
         if self.version == Version::Http2 && *request.method() == Method::CONNECT {
             return Ok(answer::no_tunnel());
         }
-        let log = self.worker.config.inbound.access_log.map(|format| {
+        let mut log = self.worker.config.inbound.access_log.map(|format| {
             let id = self.facts.client_id();
             // Boxed, since most proxies write none.
             Box::new(Entry::new(format, self.facts.client, id, SystemTime::now(), &request))
@@ -247,7 +248,14 @@ impl Connection {
         if let Some(carried) = carried {
             orig_proto::downgrade(&mut request, carried);
         }
-        let sent = self.pass_on(request, manner, began, traced.as_deref_mut()).await;
+        let sent = {
+            let mut passing = pin!(self.pass_on(request, manner, began, traced.as_deref_mut()));
+            poll_fn(|cx| match &mut log {
+                None => passing.as_mut().poll(cx),
+                Some(log) => log.while_processing(|| passing.as_mut().poll(cx)),
+            })
+            .await
+        };
         let mut response = match sent {
             Ok(response) => response,
             Err(Refused::Answered(response)) => *response,

@@ -1,8 +1,11 @@
 //! The access log: one line on standard error for each inbound request, when it is switched on.
 //!
 //! Called by the inbound request path with what it knows once the response head is there. Nothing
-//! is formatted while the log is off. Forms and field names are those of linkerd2-proxy v2; its
-//! `processing_ns` (time spent computing) is not measured here and left out.
+//! is formatted while the log is off. Forms and field names are those of linkerd2-proxy v2, and so
+//! is what they mean: `total_ns` is the time until the response's head, `processing_ns` the part of
+//! it in which the request was being worked on here and not waiting for somebody else. That is
+//! measured by two clock readings each time the request is taken up again; reading and writing of
+//! HTTP/2 connections, which requests share, is in neither proxy's figure.
 //!
 //! A line is written by one blocking call on the data thread, as lines to standard error are; who
 //! switches the log on pays for it.
@@ -15,6 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hauberk_model::WorkloadId;
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use tokio::time::Instant;
 
 use crate::settings::AccessLogFormat;
 
@@ -32,6 +36,7 @@ pub struct Entry {
     uri: Uri,
     version: Version,
     headers: HeaderMap,
+    processing: Duration,
 }
 
 impl Entry {
@@ -52,7 +57,16 @@ impl Entry {
             uri: request.uri().clone(),
             version: request.version(),
             headers: request.headers().clone(),
+            processing: Duration::ZERO,
         }
+    }
+
+    /// Does `work` for the request, and notes how long that took.
+    pub fn while_processing<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let begin = Instant::now();
+        let done = work();
+        self.processing += begin.elapsed();
+        done
     }
 
     /// Writes the line.
@@ -91,6 +105,7 @@ impl Entry {
                     ("response_bytes", header(response, CONTENT_LENGTH.as_str())),
                     ("status", status.as_u16().to_string()),
                     ("total_ns", total.as_nanos().to_string()),
+                    ("processing_ns", self.processing.as_nanos().to_string()),
                     ("user_agent", header(&self.headers, USER_AGENT.as_str())),
                     ("host", header(&self.headers, HOST.as_str())),
                 ];
@@ -170,6 +185,21 @@ mod tests {
             line.starts_with("{\"client.addr\":\"10.0.0.1:5000\",\"client.id\":\"-\""),
             "{line}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_not_processing() {
+        let mut entry = entry(AccessLogFormat::Json);
+        for work in [1, 2] {
+            // Stands for work, as the clock moves only when it is told to.
+            let advancing = tokio::time::advance(Duration::from_millis(work));
+            let mut advancing = std::pin::pin!(advancing);
+            std::future::poll_fn(|cx| entry.while_processing(|| advancing.as_mut().poll(cx))).await;
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let line = entry.line(StatusCode::OK, &HeaderMap::new(), Duration::from_secs(2));
+        let expect = "\"total_ns\":\"2000000000\",\"processing_ns\":\"3000000\",\"user_agent\"";
+        assert!(line.contains(expect), "{line}");
     }
 
     #[test]
