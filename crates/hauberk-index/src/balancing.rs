@@ -7,7 +7,7 @@
 use crate::failure_accrual::{duration, value};
 use hauberk_model::{
     Balancing,
-    balancing::{Affinity, AffinityKey, Bound},
+    balancing::{Affinity, AffinityKey, Bound, Cookie, Lifetime},
 };
 use hauberk_resources::{Metadata, Service, annotations as keys};
 use std::time::Duration;
@@ -45,12 +45,18 @@ fn affinity(service: &Service) -> Option<Affinity> {
 
 /// What the annotations say; none if there are none that can be read.
 fn annotated(service: &Metadata) -> Option<Option<Affinity>> {
-    let (key, default_bound) = match service.annotation(keys::AFFINITY)?.trim() {
+    let (mut key, default_bound) = match service.annotation(keys::AFFINITY)?.trim() {
         "none" => return Some(None),
         // A sidecar knows one source, so that every bound would only scatter its requests.
         "source" => (AffinityKey::Source, None),
         text => (key(text)?, Some(Bound::DEFAULT)),
     };
+    match (&mut key, given(service)?) {
+        (AffinityKey::Cookie(cookie), given) => cookie.given = given,
+        (AffinityKey::Source | AffinityKey::Header(_), None) => {}
+        // There is no cookie to be given.
+        (AffinityKey::Source | AffinityKey::Header(_), Some(_)) => return None,
+    }
     let bound = match service.annotation(keys::AFFINITY_BOUND).map(str::trim) {
         None => default_bound,
         Some("none") => None,
@@ -68,7 +74,21 @@ fn key(text: &str) -> Option<AffinityKey> {
     // A token (RFC 6265 section 4.1.1, RFC 9110 section 5.6.2).
     let is_token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
     let is_name = !name.is_empty() && name.bytes().all(is_token);
-    is_name.then(|| AffinityKey::Cookie(name.into()))
+    is_name.then(|| AffinityKey::Cookie(Cookie::named(name)))
+}
+
+/// For how long clients are given a cookie, if they are.
+fn given(service: &Metadata) -> Option<Option<Lifetime>> {
+    match service.annotation(keys::AFFINITY_COOKIE).map(str::trim) {
+        None | Some("none") => Some(None),
+        Some("session") => Some(Some(Lifetime::Session)),
+        Some(_) => {
+            let time = duration(service, keys::AFFINITY_COOKIE, Duration::ZERO)?;
+            // Cookies count whole seconds (RFC 6265 section 5.2.2).
+            let is_whole = time.as_secs() > 0 && time.subsec_nanos() == 0;
+            is_whole.then_some(Some(Lifetime::For(time)))
+        }
+    }
 }
 
 /// A multiple of the mean, to the hundredth.
@@ -125,8 +145,23 @@ mod tests {
         check(
             "balancer.hauberk.io/affinity: 'cookie:sid'",
             "",
-            r#"None Some("Cookie(\"sid\") Some(125) None")"#,
+            r#"None Some("Cookie(Cookie { name: \"sid\", given: None }) Some(125) None")"#,
         );
+        for (value, given) in
+            [("session", "Some(Session)"), ("1h", "Some(For(3600s))"), ("none", "None")]
+        {
+            let expect = format!(
+                r#"None Some("Cookie(Cookie {{ name: \"sid\", given: {given} }}) Some(125) None")"#
+            );
+            check(
+                &format!(
+                    "balancer.hauberk.io/affinity: 'cookie:sid', \
+                     balancer.hauberk.io/affinity-cookie: {value}"
+                ),
+                "",
+                &expect,
+            );
+        }
         check("balancer.hauberk.io/slow-start: 30s", "", "Some(30s) None");
         check("balancer.hauberk.io/slow-start: '0'", "", "None None");
     }
@@ -152,6 +187,13 @@ mod tests {
             with("affinity-bound", "much"),
             with("affinity-bound", "NaN"),
             with("affinity-memory", "1.5h"),
+            with("affinity-cookie", "session"),
+            "balancer.hauberk.io/affinity: 'cookie:a', balancer.hauberk.io/affinity-cookie: 0s"
+                .into(),
+            "balancer.hauberk.io/affinity: 'cookie:a', balancer.hauberk.io/affinity-cookie: 1500ms"
+                .into(),
+            "balancer.hauberk.io/affinity: 'cookie:a', balancer.hauberk.io/affinity-cookie: long"
+                .into(),
             "balancer.hauberk.io/affinity: 'header:not a name'".into(),
             "balancer.hauberk.io/affinity: 'cookie:a=b'".into(),
             "balancer.hauberk.io/affinity: 'cookie:'".into(),

@@ -52,7 +52,7 @@ pub fn unreadable(resource: &Resource) -> Vec<Unreadable> {
             found.load();
             found.duration(keys::SLOW_START);
             if !balancing::is_affinity_readable(service) {
-                let reason = "affinity, its bound or its memory is not understood";
+                let reason = "affinity, its bound, its memory or its cookie is not understood";
                 found.note(keys::AFFINITY, reason);
             }
         }
@@ -215,7 +215,7 @@ mod tests {
             &[
                 "annotation retry.linkerd.io/limit: 'many' is not a number of retries",
                 "annotation retry.linkerd.io/http: '6xx' is not understood",
-                "annotation balancer.hauberk.io/affinity: affinity, its bound or its memory is not understood",
+                "annotation balancer.hauberk.io/affinity: affinity, its bound, its memory or its cookie is not understood",
             ],
         );
     }

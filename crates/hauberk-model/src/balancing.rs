@@ -39,7 +39,32 @@ pub enum AffinityKey {
     /// The first value of this header.
     Header(HeaderName),
     /// The value of this cookie.
-    Cookie(Arc<str>),
+    Cookie(Cookie),
+}
+
+/// A cookie by which requests belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How long it lasts where a client without one is given one; none where nobody is given any.
+    pub given: Option<Lifetime>,
+}
+
+impl Cookie {
+    /// A cookie that the application gives, or nobody.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), given: None }
+    }
+}
+
+/// How long a cookie lasts that a client is given (Gateway API GEP-1619: `lifetimeType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as the client keeps what it is told for a session.
+    Session,
+    /// For that long, in whole seconds and at least one.
+    For(Duration),
 }
 
 /// A multiple of the mean, in hundredths: 125 is a quarter more than the mean.

@@ -22,7 +22,7 @@ pub mod queue;
 pub mod slow_start;
 pub mod window;
 
-pub use affinity::Key;
+pub use affinity::{GivenCookie, Key};
 pub use balancer::{Balancer, Lease, Penalty, Settings, Updated};
 pub use breaker::Outcome;
 pub use queue::Refusal;

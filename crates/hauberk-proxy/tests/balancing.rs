@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_model::backoff::Backoff;
-use hauberk_model::balancing::{Affinity, AffinityKey, Balancing, Bound};
+use hauberk_model::balancing::{Affinity, AffinityKey, Balancing, Bound, Cookie, Lifetime};
 use hauberk_model::endpoints::{Http2Params, KeepAlive};
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
 use hauberk_model::outbound::{
@@ -148,13 +148,83 @@ fn requests_with_the_same_header_or_cookie_go_to_the_same_endpoint() {
                 met.insert(who(&mesh, &[]).await);
             }
 
-            let cookie = sticky(AffinityKey::Cookie("sid".into()));
+            let cookie = sticky(AffinityKey::Cookie(Cookie::named("sid")));
             mesh.publish_policy(vec![balanced(Vec::new(), cookie)], None);
             let spread: BTreeSet<String> =
                 homes(&mesh, 16, by_cookie).await.into_values().collect();
             assert!(spread.len() >= 3, "{way:?}: 16 sessions meet only {spread:?}");
         });
     }
+}
+
+/// One request with those further lines: the cookies that the answer gives, and its text.
+async fn given(mesh: &Mesh, path: &str, lines: &str) -> (Vec<String>, String) {
+    let text = format!("GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n{lines}\r\n");
+    let answer = mesh::exchange(mesh.connect(), &text).await;
+    let (head, who) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    let cookies = head.lines().filter_map(|line| line.strip_prefix("set-cookie: "));
+    (cookies.map(str::to_owned).collect(), who.to_owned())
+}
+
+#[test]
+fn a_client_without_a_cookie_is_given_one_that_leads_it_back() {
+    let with = |given| sticky(AffinityKey::Cookie(Cookie { name: "sid".into(), given }));
+    for (way, limit) in WAYS
+        .into_iter()
+        .map(|way| (way, None))
+        .chain([(Way::Meshed, Some(Duration::from_secs(20)))])
+    {
+        mesh::run(async |mesh| {
+            let applications = applications(4).await;
+            publish(&mesh, &applications, way).await;
+            let policy = |given| {
+                let mut route = balanced(Vec::new(), with(given));
+                route.route.rules[0].action.timeouts.request = limit;
+                vec![route]
+            };
+            mesh.publish_policy(policy(Some(Lifetime::Session)), None);
+            let mut met = BTreeSet::new();
+            for _ in 0..24 {
+                let (cookies, home) = given(&mesh, "/", "cookie: other=1\r\n").await;
+                let [cookie] = &cookies[..] else { panic!("{way:?}: {cookies:?}") };
+                let (pair, attributes) = cookie.split_once("; ").unwrap();
+                assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax");
+                for _ in 0..3 {
+                    let lines = format!("cookie: other=1; {pair}\r\n");
+                    let again = given(&mesh, "/", &lines).await;
+                    assert_eq!(again, (Vec::new(), home.clone()), "{way:?}: {pair}");
+                }
+                met.insert(home);
+            }
+            assert!(met.len() >= 3, "{way:?}: 24 sessions meet only {met:?}");
+
+            mesh.publish_policy(policy(Some(Lifetime::For(Duration::from_secs(3600)))), None);
+            let (cookies, _) = given(&mesh, "/", "").await;
+            assert!(cookies.len() == 1 && cookies[0].ends_with("; Max-Age=3600"), "{cookies:?}");
+            mesh.publish_policy(policy(None), None);
+            assert!(given(&mesh, "/", "").await.0.is_empty(), "nobody asked for one");
+        });
+    }
+}
+
+#[test]
+fn a_cookie_of_the_application_is_left_as_it_is_and_failures_give_none() {
+    mesh::run(async |mesh| {
+        let cookie = Cookie { name: "sid".into(), given: Some(Lifetime::Session) };
+        let route = balanced(Vec::new(), sticky(AffinityKey::Cookie(cookie)));
+        mesh.publish_policy(vec![route], None);
+        let own = http1_application(async |_| {
+            Response::builder().header("set-cookie", "sid=mine").body(full("own")).unwrap()
+        })
+        .await;
+        publish(&mesh, &[own], Way::Meshed).await;
+        assert_eq!(given(&mesh, "/", "").await, (vec!["sid=mine".to_owned()], "own".to_owned()));
+        publish(&mesh, &[mesh::dead_address().await], Way::Unmeshed).await;
+        let text = "GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+        let answer = mesh::exchange(mesh.connect(), text).await;
+        assert!(answer.starts_with("HTTP/1.1 50") && !answer.contains("set-cookie"), "{answer}");
+    });
 }
 
 #[test]

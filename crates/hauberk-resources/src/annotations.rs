@@ -459,6 +459,9 @@ pub const AFFINITY: &str = "balancer.hauberk.io/affinity";
 /// On a Service: most that an endpoint may have under way by affinity, as a multiple of the mean
 /// such as `1.25`, or `none`.
 pub const AFFINITY_BOUND: &str = "balancer.hauberk.io/affinity-bound";
+/// On a Service, beside `cookie:NAME`: for how long a client without that cookie is given one:
+/// `session`, a duration, or `none`.
+pub const AFFINITY_COOKIE: &str = "balancer.hauberk.io/affinity-cookie";
 /// On a Service: how long after its last use an endpoint is kept for who has it.
 pub const AFFINITY_MEMORY: &str = "balancer.hauberk.io/affinity-memory";
 

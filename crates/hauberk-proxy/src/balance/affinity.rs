@@ -14,6 +14,10 @@
 //! - [`Memory`] keeps an endpoint for its key for a while although another now scores higher
 //!   (`sessionAffinity` of Kubernetes).
 //!
+//! - A client without a cookie is given one ([`GivenCookie`]) where that is asked for. What is in
+//!   it is a number drawn at random that decides for this request already, so the next one goes to
+//!   the same endpoint, through whichever proxy it comes; nobody has to remember it.
+//!
 //! Scores do not withstand somebody who chooses keys to hit one endpoint; the bound does.
 //!
 //! Cost, estimated: two passes over the endpoints, with two multiplications each (some 2 ns an
@@ -23,9 +27,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hauberk_model::balancing::{Affinity, AffinityKey, Bound};
-use http::HeaderMap;
-use http::header::COOKIE;
+use hauberk_model::balancing::{Affinity, AffinityKey, Bound, Cookie, Lifetime};
+use http::header::{COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 /// What requests have in common that belong together, as a number.
@@ -38,7 +42,7 @@ impl Key {
         match &affinity.key {
             AffinityKey::Source => Some(Self::of_source(client)),
             AffinityKey::Header(name) => headers.get(name).map(|v| Self::of_bytes(v.as_bytes())),
-            AffinityKey::Cookie(name) => cookie(headers, name).map(Self::of_bytes),
+            AffinityKey::Cookie(of) => cookie(headers, &of.name).map(Self::of_bytes),
         }
     }
 
@@ -71,6 +75,50 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     let value =
         |pair: &'h [u8]| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=");
     pairs.filter_map(value).next()
+}
+
+/// A cookie for a client that has none.
+#[derive(Debug)]
+pub struct GivenCookie {
+    key: Key,
+    name: String,
+    /// The whole field (RFC 6265 section 4.1).
+    field: HeaderValue,
+}
+
+impl GivenCookie {
+    /// A cookie of that number; none where clients are given none.
+    ///
+    /// Scripts have no use for it, and it is for all of the site. It goes with requests that come
+    /// from other sites only when somebody follows a link, as browsers have it where nothing is
+    /// said. Whether the client came by TLS is not known here, so it is not bound to that.
+    pub fn new(cookie: &Cookie, number: u64) -> Option<Self> {
+        let lifetime = match cookie.given? {
+            Lifetime::Session => String::new(),
+            Lifetime::For(time) => format!("; Max-Age={}", time.as_secs().max(1)),
+        };
+        let (name, value) = (&cookie.name, format!("{number:016x}"));
+        let field = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{lifetime}");
+        let field = HeaderValue::from_str(&field).ok()?;
+        Some(Self { key: Key::of_bytes(value.as_bytes()), name: name.to_string(), field })
+    }
+
+    /// The key of requests with this cookie.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Adds it to a response, unless the application gives one of that name itself.
+    pub fn give(self, response: &mut HeaderMap) {
+        let mut given = response.get_all(SET_COOKIE).into_iter().map(HeaderValue::as_bytes);
+        let is_named = |field: &[u8]| {
+            let rest = field.trim_ascii_start().strip_prefix(self.name.as_bytes());
+            rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
+        };
+        if !given.any(is_named) {
+            response.append(SET_COOKIE, self.field);
+        }
+    }
 }
 
 /// Where an endpoint stands among the scores of all keys.

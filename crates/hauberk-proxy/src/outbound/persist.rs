@@ -16,7 +16,6 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use hauberk_model::WorkloadId;
-use hauberk_model::filter::HeaderEdits;
 use hauberk_model::route::http::PathMatch;
 use http::request::Parts;
 use http::{Request, Response};
@@ -25,7 +24,7 @@ use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::backend::{Backend, Care, Plan, Rule, Table};
 use super::mirror::Copies;
-use super::request::{Arrived, Connection, Hold, Refused, refused};
+use super::request::{Arrived, Connection, Edit, Hold, Refused, refused};
 use super::retry::{Attempt, Sent, Unanswered};
 use crate::balance::Refusal;
 use crate::http::answer::{self, Manner};
@@ -53,7 +52,7 @@ pub(super) struct Work<'t> {
     pub(super) body: Incoming,
     pub(super) copies: Option<Copies>,
     /// What filters want of the response; left there if there is none.
-    pub(super) edits: &'t mut Vec<HeaderEdits>,
+    pub(super) edits: &'t mut Vec<Edit>,
     pub(super) required: Option<WorkloadId>,
     pub(super) matched: Option<&'t PathMatch>,
     pub(super) manner: Manner,
@@ -137,7 +136,7 @@ impl Connection {
                     traced.send_again(&mut head.headers, random);
                 }
             }
-            let key = self.key(balancer, &head.headers);
+            let key = self.key(balancer, &head.headers, &mut of_backend);
             let request = Box::new(Request::from_parts(head, upload.body(&progress)));
             let attempt = Attempt {
                 balancer,

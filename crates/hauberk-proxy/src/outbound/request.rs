@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_model::balancing::AffinityKey;
 use hauberk_model::filter::HeaderEdits;
 use hauberk_model::route::http::PathMatch;
 use hauberk_model::{OutboundPolicy, Profile, WorkloadId};
@@ -28,7 +29,7 @@ use super::discover::Target;
 use super::mirror::Copies;
 use super::persist::Work;
 use super::retry::{Attempt, Sent, Unanswered};
-use crate::balance::{Balancer, Key, Refusal};
+use crate::balance::{Balancer, GivenCookie, Key, Refusal};
 use crate::connection::{Direction, Facts, NoTls, Tls};
 use crate::http::Version;
 use crate::http::answer::{self, Manner};
@@ -114,6 +115,14 @@ impl From<Failure> for Refused {
     }
 }
 
+/// What is done to a response because of what its request was.
+pub enum Edit {
+    /// A filter wants it.
+    Headers(HeaderEdits),
+    /// The client had no cookie.
+    GiveCookie(GivenCookie),
+}
+
 /// A response with what it came by.
 pub(super) struct Arrived {
     pub(super) sent: Sent,
@@ -121,7 +130,7 @@ pub(super) struct Arrived {
     pub(super) held: Held,
     pub(super) routes: Routes,
     /// What filters want of it because of what the request was.
-    pub(super) edits: Vec<HeaderEdits>,
+    pub(super) edits: Vec<Edit>,
     /// When the request arrived, and when the attempt began that this answers.
     pub(super) began: Instant,
     pub(super) attempted: Instant,
@@ -178,8 +187,12 @@ impl Connection {
             Err(Refused::Failed(failure)) => self.refuse(&failure, manner),
         };
         // Taken by a response that came; left for one that was made up.
-        for edits in edits {
-            edits.apply(response.headers_mut());
+        for edit in edits {
+            match edit {
+                Edit::Headers(edits) => edits.apply(response.headers_mut()),
+                // It leads to an endpoint, and there was none.
+                Edit::GiveCookie(_) => {}
+            }
         }
         if let Some(traced) = traced {
             traced.end(response.status());
@@ -195,7 +208,7 @@ impl Connection {
         manner: Manner,
         began: Instant,
         traced: Option<&mut Traced>,
-        edits: &mut Vec<HeaderEdits>,
+        edits: &mut Vec<Edit>,
     ) -> Result<Response<Body>, Refused> {
         let worker = &self.worker;
         let max = worker.config.outbound.side.in_flight_max;
@@ -250,7 +263,7 @@ impl Connection {
         backend.series.request();
 
         let (balancer, is_forward) = backend.balancer()?;
-        let key = self.key(balancer, &parts.headers);
+        let key = self.key(balancer, &parts.headers, edits);
         let patience = backend.patience();
         let required = required.as_ref();
         let between = self.between(rule);
@@ -283,10 +296,25 @@ impl Connection {
         Ok(self.deliver(arrived, manner, rule, backend))
     }
 
-    /// Whose endpoint a request wants, where the backend has affinity.
-    pub(super) fn key(&self, balancer: &Balancer<Client>, headers: &HeaderMap) -> Option<Key> {
+    /// Whose endpoint a request wants, where the backend has affinity. Adds to `edits` if the client is to be given a
+    /// cookie.
+    pub(super) fn key(
+        &self,
+        balancer: &Balancer<Client>,
+        headers: &HeaderMap,
+        edits: &mut Vec<Edit>,
+    ) -> Option<Key> {
         let affinity = balancer.settings().affinity.as_ref()?;
-        Key::of_request(affinity, headers, self.client.ip())
+        let key = Key::of_request(affinity, headers, self.client.ip());
+        match (key, &affinity.key) {
+            (None, AffinityKey::Cookie(cookie)) => {
+                let cookie = GivenCookie::new(cookie, self.worker.random.borrow_mut().random())?;
+                let key = cookie.key();
+                edits.push(Edit::GiveCookie(cookie));
+                Some(key)
+            }
+            (key, AffinityKey::Source | AffinityKey::Header(_) | AffinityKey::Cookie(_)) => key,
+        }
     }
 
     /// What a tap is told about a request of that rule.
@@ -307,8 +335,11 @@ impl Connection {
         let mut response = self.response(arrived, manner, rule);
         filter::apply_to_response(&backend.filters, response.headers_mut());
         filter::apply_to_response(&rule.filters, response.headers_mut());
-        for edits in edits {
-            edits.apply(response.headers_mut());
+        for edit in edits {
+            match edit {
+                Edit::Headers(edits) => edits.apply(response.headers_mut()),
+                Edit::GiveCookie(cookie) => cookie.give(response.headers_mut()),
+            }
         }
         response
     }
@@ -321,7 +352,7 @@ impl Connection {
         parts: &mut Parts,
         (matched, manner): (Option<&PathMatch>, Manner),
         hold: Hold<'_>,
-        edits: &mut Vec<HeaderEdits>,
+        edits: &mut Vec<Edit>,
     ) -> Result<(), Refused> {
         if filters.is_empty() {
             return Ok(());
@@ -329,7 +360,7 @@ impl Connection {
         let random = || self.worker.random.borrow_mut().random();
         let Applied { delay, verdict, response } =
             filter::apply(filters, parts, matched, manner, random);
-        edits.extend(response);
+        edits.extend(response.into_iter().map(Edit::Headers));
         if !delay.is_zero() {
             // Boxed, since it is rare.
             Box::pin(hold.back(delay)).await?;

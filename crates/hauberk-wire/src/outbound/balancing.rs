@@ -10,6 +10,9 @@
 //! balancing: slow-start=30s affinity=cookie:session bound=125 memory=3600s breaker=consecutive,7,1s,60s,0.5,0
 //! ```
 //!
+//! A cookie that clients are given has its lifetime behind its name: `cookie:session;3600s`, or
+//! `cookie:id;session` where it lasts for a session. Names of cookies have no semicolon.
+//!
 //! Words come in this order, each at most once and at least one. What is not exactly so is an
 //! ordinary section.
 
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_model::backoff::Backoff;
-use hauberk_model::balancing::{Affinity, AffinityKey, Balancing, Bound};
+use hauberk_model::balancing::{Affinity, AffinityKey, Balancing, Bound, Cookie, Lifetime};
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
 use hauberk_model::{Meta, meta::ResourceMeta};
 
@@ -81,7 +84,7 @@ fn words(from: &Balancing) -> String {
         match &affinity.key {
             AffinityKey::Source => word("affinity", "source"),
             AffinityKey::Header(name) => word("affinity", &format!("header:{name}")),
-            AffinityKey::Cookie(name) => word("affinity", &format!("cookie:{name}")),
+            AffinityKey::Cookie(cookie) => word("affinity", &cookie_text(cookie)),
         }
         if let Some(bound) = affinity.bound {
             word("bound", &bound.percent().to_string());
@@ -130,8 +133,22 @@ fn parse_key(text: &str) -> Option<AffinityKey> {
     if let Some(name) = text.strip_prefix("header:") {
         return name.parse().ok().map(AffinityKey::Header);
     }
-    let name = text.strip_prefix("cookie:")?;
-    (!name.is_empty()).then(|| AffinityKey::Cookie(name.into()))
+    let text = text.strip_prefix("cookie:")?;
+    let (name, given) = match text.split_once(';') {
+        None => (text, None),
+        Some((name, "session")) => (name, Some(Lifetime::Session)),
+        Some((name, time)) => (name, Some(Lifetime::For(parse_duration(time)?))),
+    };
+    (!name.is_empty()).then(|| AffinityKey::Cookie(Cookie { name: name.into(), given }))
+}
+
+fn cookie_text(cookie: &Cookie) -> String {
+    let name = &cookie.name;
+    match cookie.given {
+        None => format!("cookie:{name}"),
+        Some(Lifetime::Session) => format!("cookie:{name};session"),
+        Some(Lifetime::For(time)) => format!("cookie:{name};{}", duration(time)),
+    }
 }
 
 fn breaker_text(from: &FailureAccrual) -> String {
@@ -233,6 +250,8 @@ mod tests {
             " affinity=source memory=10800s",
             " affinity=header:x-user bound=125",
             " affinity=cookie:session bound=200 memory=1500ms",
+            " affinity=cookie:sid;session bound=125",
+            " affinity=cookie:sid;3600s",
             " breaker=consecutive,7,1s,60s,0.5,0",
             " breaker=unified,7,1s,60s,0.5,2,0.8,10s,5,true",
             " slow-start=5ms affinity=source breaker=consecutive,3,1ns,1ns,0,1",
@@ -256,6 +275,9 @@ mod tests {
             "balancing: bound=125",
             "balancing: affinity=source bound=99",
             "balancing: affinity=cookie:",
+            "balancing: affinity=cookie:;session",
+            "balancing: affinity=cookie:sid;",
+            "balancing: affinity=cookie:sid;soon",
             "balancing: affinity=header:not a name",
             "balancing: breaker=consecutive,7,60s,1s,0.5,0",
             "balancing: breaker=unified,7,1s,60s,0.5,0,1.5,10s,5,true",

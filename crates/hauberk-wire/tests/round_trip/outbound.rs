@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hauberk_model::balancing::{Affinity, AffinityKey, Balancing, Bound};
+use hauberk_model::balancing::{Affinity, AffinityKey, Balancing, Bound, Cookie, Lifetime};
 use hauberk_model::failure_accrual::{FailureAccrual, FailureAccrualKind};
 use hauberk_model::filter::{Delay, HttpFilter, Mirror, PathRewrite, Ratio, TcpFilter, UrlRewrite};
 use hauberk_model::name::{Authority, ServiceName};
@@ -46,12 +46,17 @@ fn backend() -> impl Strategy<Value = Arc<Backend>> {
         .prop_map(|(meta, target, queue)| Arc::new(Backend { meta, target, queue }))
 }
 
+fn lifetime() -> impl Strategy<Value = Lifetime> {
+    prop_oneof![Just(Lifetime::Session), duration().prop_map(Lifetime::For)]
+}
+
 fn balancing() -> impl Strategy<Value = Balancing> {
     let key = prop_oneof![
         Just(AffinityKey::Source),
         "[a-z][a-z0-9-]{0,8}"
             .prop_map(|name| AffinityKey::Header(name.parse().expect("a header name"))),
-        "[!-:<>-~]{1,8}".prop_map(|name| AffinityKey::Cookie(name.into())),
+        ("[!-:<>-~]{1,8}", of(lifetime()))
+            .prop_map(|(name, given)| { AffinityKey::Cookie(Cookie { name: name.into(), given }) }),
     ];
     let bound = (100..=Bound::MAX_PERCENT)
         .prop_map(|percent| Bound::from_percent(percent).expect("within bounds"));

@@ -172,7 +172,7 @@ fn keys_are_found_where_they_are_looked_for() {
         assert_eq!(found, expect.map(Key::of_bytes), "{affinity:?} {headers:?}");
     };
     let header = || AffinityKey::Header("x-user".parse().unwrap());
-    let cookie = || AffinityKey::Cookie("sid".into());
+    let cookie = || AffinityKey::Cookie(Cookie::named("sid"));
     check(AffinityKey::Source, &[], Some(&[10, 0, 0, 9]));
     check(header(), &[], None);
     check(header(), &[("x-user", "ann"), ("x-user", "bob")], Some(b"ann"));
@@ -183,6 +183,36 @@ fn keys_are_found_where_they_are_looked_for() {
     check(cookie(), &[("cookie", "sid=")], Some(b""));
     let by_header = Affinity { key: header(), bound: None, memory: None };
     assert_eq!(Key::of_connection(&by_header, ip), None);
+}
+
+#[test]
+fn a_cookie_that_is_given_has_the_key_of_the_requests_that_it_comes_back_with() {
+    let check = |given: Option<Lifetime>, has: &[&str], expect: &[&str]| {
+        let cookie = Cookie { name: "sid".into(), given };
+        let mut response = HeaderMap::new();
+        for field in has {
+            response.append(SET_COOKIE, field.parse().unwrap());
+        }
+        if let Some(cookie) = GivenCookie::new(&cookie, 0xfe) {
+            let mut request = HeaderMap::new();
+            request.insert(COOKIE, "sid=00000000000000fe".parse().unwrap());
+            let key = AffinityKey::Cookie(Cookie::named("sid"));
+            let affinity = Affinity { key, bound: None, memory: None };
+            let found = Key::of_request(&affinity, &request, [10, 0, 0, 9].into());
+            assert_eq!(found, Some(cookie.key()));
+            cookie.give(&mut response);
+        }
+        let fields: Vec<&str> =
+            response.get_all(SET_COOKIE).iter().map(|field| field.to_str().unwrap()).collect();
+        assert_eq!(fields, expect, "{given:?}");
+    };
+    let session = "sid=00000000000000fe; Path=/; HttpOnly; SameSite=Lax";
+    let hour = "sid=00000000000000fe; Path=/; HttpOnly; SameSite=Lax; Max-Age=3600";
+    check(None, &[], &[]);
+    check(Some(Lifetime::Session), &[], &[session]);
+    check(Some(Lifetime::For(Duration::from_secs(3600))), &[], &[hour]);
+    check(Some(Lifetime::Session), &["sidx=1", "a=sid=2"], &["sidx=1", "a=sid=2", session]);
+    check(Some(Lifetime::Session), &["a=1", "sid=its own"], &["a=1", "sid=its own"]);
 }
 
 #[test]
