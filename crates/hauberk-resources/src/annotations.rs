@@ -466,6 +466,90 @@ pub const AFFINITY_COOKIE: &str = "balancer.hauberk.io/affinity-cookie";
 pub const AFFINITY_MEMORY: &str = "balancer.hauberk.io/affinity-memory";
 
 // ---------------------------------------------------------------------------------------
+// What is none of them
+// ---------------------------------------------------------------------------------------
+
+/// Prefixes under which every annotation is one of ours, so that any other is a mistake. Under
+/// `linkerd.io/` and `local.hauberk.io/` there are keys of extensions, installers and labs too.
+const CLOSED_PREFIXES: &[&str] = &[
+    CONFIG_PREFIX,
+    CONFIG_ALPHA_PREFIX,
+    CONFIG_BETA_PREFIX,
+    "timeout.linkerd.io/",
+    "retry.linkerd.io/",
+    "balancer.linkerd.io/",
+    "balancer.alpha.linkerd.io/",
+    "balancer.hauberk.io/",
+    "fault.hauberk.io/",
+];
+
+/// Annotations under [`CLOSED_PREFIXES`] that do not configure a sidecar.
+const OTHERS: &[&str] = &[
+    ADMISSION_WEBHOOKS,
+    TIMEOUT_REQUEST,
+    TIMEOUT_RESPONSE,
+    TIMEOUT_IDLE,
+    RETRY_HTTP,
+    RETRY_GRPC,
+    RETRY_LIMIT,
+    RETRY_TIMEOUT,
+    FAULT_DELAY,
+    FAULT_FAILURE,
+    FAILURE_ACCRUAL,
+    FAILURE_ACCRUAL_MAX_FAILURES,
+    FAILURE_ACCRUAL_MIN_PENALTY,
+    FAILURE_ACCRUAL_MAX_PENALTY,
+    FAILURE_ACCRUAL_JITTER_RATIO,
+    FAILURE_ACCRUAL_SUCCESS_RATE_THRESHOLD,
+    FAILURE_ACCRUAL_SUCCESS_RATE_WINDOW,
+    FAILURE_ACCRUAL_SUCCESS_RATE_MIN_REQUESTS,
+    FAILURE_ACCRUAL_HONOR_RETRY_AFTER,
+    PENALIZE_FAILURES,
+    LOAD_BIASER_PENALTY,
+    LOAD_BIASER_MAX_RETRY_AFTER,
+    FAILURE_ACCRUAL_MIN_READY,
+    SLOW_START,
+    AFFINITY,
+    AFFINITY_BOUND,
+    AFFINITY_MEMORY,
+];
+
+fn closed() -> impl Iterator<Item = &'static str> {
+    PROXY_CONFIG.iter().map(|config| config.key).chain(OTHERS.iter().copied())
+}
+
+/// Whether a key looks like an annotation of the mesh, and there is none of that name.
+#[must_use]
+pub fn is_misspelt(key: &str) -> bool {
+    CLOSED_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) && closed().all(|own| own != key)
+}
+
+/// The annotation of the mesh that a key is most like, if it is like one: at most three edits away,
+/// and at most a third of what stands after the prefix.
+#[must_use]
+pub fn nearest(key: &str) -> Option<&'static str> {
+    const EDITS_MAX: usize = 3;
+    let near = closed().filter(|own| own.len().abs_diff(key.len()) <= EDITS_MAX);
+    let edits = near.map(|own| (edits_between(own, key), own)).min()?;
+    let name_length = edits.1.split_once('/').map_or(0, |(_, name)| name.len());
+    (edits.0 <= EDITS_MAX.min(name_length / 3)).then_some(edits.1)
+}
+
+/// Levenshtein's distance in bytes; callers bound the lengths.
+fn edits_between(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+// ---------------------------------------------------------------------------------------
 // Kubernetes' own
 // ---------------------------------------------------------------------------------------
 
@@ -493,6 +577,26 @@ mod tests {
     fn each_annotation_is_listed_once() {
         let keys: BTreeSet<_> = PROXY_CONFIG.iter().map(|annotation| annotation.key).collect();
         assert_eq!(keys.len(), PROXY_CONFIG.len());
+    }
+
+    #[test]
+    fn every_key_under_a_closed_prefix_is_listed() {
+        let source = include_str!("annotations.rs");
+        let keys =
+            source.split('"').filter(|text| text.contains(".io/") && !text.contains([' ', '\n']));
+        let keys: BTreeSet<_> = keys.filter(|key| !key.ends_with('/')).collect();
+        assert!(keys.contains(&AFFINITY) && keys.contains(&PROXY_AWAIT));
+        let missing: Vec<_> = keys.iter().filter(|key| is_misspelt(key)).collect();
+        assert_eq!(missing, [&"retry.linkerd.io/htp"], "the only one that is wrong on purpose");
+    }
+
+    #[test]
+    fn names_the_annotation_that_was_meant() {
+        assert!(!is_misspelt("example.org/retries") && !is_misspelt(RETRY_HTTP));
+        assert!(is_misspelt("retry.linkerd.io/htp"));
+        assert_eq!(nearest("retry.linkerd.io/htp"), Some(RETRY_HTTP));
+        assert_eq!(nearest(&RETRY_HTTP.replace("retry", "rety")), Some(RETRY_HTTP));
+        assert_eq!(nearest(&RETRY_HTTP.replace("http", "x")), None);
     }
 
     #[test]

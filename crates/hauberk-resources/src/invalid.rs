@@ -30,6 +30,18 @@ impl Invalid {
     pub fn is_unrecognised(&self) -> bool {
         matches!(self, Self::Unrecognised { .. })
     }
+
+    /// What the object calls itself.
+    pub fn object(&self) -> &ObjectName {
+        match self {
+            Self::Unrecognised { object } | Self::Malformed { object, .. } => object,
+        }
+    }
+
+    /// The kind that it was meant to be, if the mesh reads such.
+    pub fn kind(&self) -> Option<crate::Kind> {
+        crate::Kind::find(&self.object().api_version, &self.object().kind)
+    }
 }
 
 /// What an object says about itself, as far as it can be read. Empty parts are missing in it.

@@ -14,6 +14,7 @@ use crate::{
         NetworkAuthentication, Server, ServerAuthorization,
     },
     profile::ServiceProfile,
+    rules::{self, Broken},
     slice::EndpointSlice,
     workload::Workload,
 };
@@ -65,8 +66,15 @@ macro_rules! kinds {
                 match self { $( Self::$variant(view) => &mut view.metadata, )* }
             }
 
-            fn read(kind: Kind, value: Value, object: &ObjectName) -> Result<Self, Invalid> {
-                match kind { $( Kind::$variant => Ok(Self::$variant(view(value, object)?)), )* }
+            fn read(
+                kind: Kind,
+                value: Value,
+                object: &ObjectName,
+                unread: Option<&mut Vec<String>>,
+            ) -> Result<Self, Invalid> {
+                match kind {
+                    $( Kind::$variant => Ok(Self::$variant(view(value, object, unread)?)), )*
+                }
             }
         }
     };
@@ -144,6 +152,17 @@ impl Kind {
     pub fn is_namespaced(self) -> bool {
         self.scope() == Scope::Namespaced
     }
+
+    /// Whether the kind was made for the mesh, and nobody else reads its objects.
+    pub fn is_own(self) -> bool {
+        self.group() == "linkerd.io" || self.group().ends_with(".linkerd.io")
+    }
+
+    /// Whether fields that are not read are told: objects of other groups are full of what is none
+    /// of the mesh's business.
+    fn tells_unread(self) -> bool {
+        self.is_own() || self.group() == "gateway.networking.k8s.io"
+    }
 }
 
 impl fmt::Display for Kind {
@@ -192,13 +211,30 @@ impl Resource {
     /// [`Invalid::Unrecognised`] if the mesh does not read the kind, [`Invalid::Malformed`] if a
     /// field cannot be understood.
     pub fn parse(value: Value) -> Result<Self, Invalid> {
+        Self::parse_noting(value).map(|(resource, _unread)| resource)
+    }
+
+    /// The same, and which fields of the object nobody reads, such as `spec.rules[0].retry`; at
+    /// most [`UNREAD_MAX`] of them, and only for kinds of the mesh and of the Gateway API.
+    ///
+    /// # Errors
+    ///
+    /// As [`Resource::parse`].
+    pub fn parse_noting(value: Value) -> Result<(Self, Vec<String>), Invalid> {
         let object = ObjectName::of(&value);
         let Some(kind) = Kind::find(&object.api_version, &object.kind) else {
             return Err(Invalid::Unrecognised { object });
         };
-        let mut resource = Self::read(kind, value, &object)?;
+        let mut unread = Vec::new();
+        let notes = kind.tells_unread().then_some(&mut unread);
+        let mut resource = Self::read(kind, value, &object, notes)?;
         resource.settle(&object)?;
-        Ok(resource)
+        rules::check(&resource).map_err(|Broken { field, reason }| Invalid::Malformed {
+            object,
+            field,
+            reason,
+        })?;
+        Ok((resource, unread))
     }
 
     /// The name of the object among all.
@@ -231,10 +267,51 @@ impl Resource {
     }
 }
 
-fn view<T: DeserializeOwned>(value: Value, object: &ObjectName) -> Result<T, Invalid> {
-    serde_path_to_error::deserialize(value).map_err(|error| Invalid::Malformed {
+/// Most fields that [`Resource::parse_noting`] names.
+pub const UNREAD_MAX: usize = 16;
+
+fn view<T: DeserializeOwned>(
+    value: Value,
+    object: &ObjectName,
+    mut unread: Option<&mut Vec<String>>,
+) -> Result<T, Invalid> {
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+    let view = serde_ignored::deserialize(tracked, |path| {
+        if let Some(unread) = &mut unread
+            && unread.len() < UNREAD_MAX
+        {
+            unread.extend(unread_field(&path));
+        }
+    });
+    view.map_err(|error| Invalid::Malformed {
         object: Box::new(object.clone()),
-        field: error.path().to_string(),
-        reason: error.inner().to_string(),
+        field: track.path().to_string(),
+        reason: error.to_string(),
     })
+}
+
+/// The field as people write it, if the mesh should have read it: what stands in the metadata and
+/// in the status is for others too, and so is the name of a route's rule.
+fn unread_field(path: &serde_ignored::Path<'_>) -> Option<String> {
+    let field = field(path);
+    let others = ["apiVersion", "kind", "metadata", "status"];
+    let top = field.split(['.', '[']).next().unwrap_or_default();
+    let is_name_of_rule = field.starts_with("spec.rules[") && field.ends_with("].name");
+    (!others.contains(&top) && !is_name_of_rule).then_some(field)
+}
+
+fn field(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", field(parent)),
+        Path::Map { parent, key } => match field(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => field(parent),
+    }
 }

@@ -25,8 +25,10 @@ mod pod;
 pub mod policy;
 mod port_list;
 mod profile;
+mod rules;
 mod selector;
 mod slice;
+mod verdict;
 mod view;
 mod workload;
 pub mod yaml;
@@ -44,13 +46,14 @@ pub use crate::{
         RouteTimeouts, TcpRoute, TcpRouteRule, TlsRoute, UrlRewrite, ValueMatch, ValueMatchKind,
     },
     invalid::{Invalid, ObjectName},
-    kind::{Kind, Resource, ResourceKey},
+    kind::{Kind, Resource, ResourceKey, UNREAD_MAX},
     metadata::{Metadata, OwnerReference, Timestamp},
     pod::{Container, ContainerPort, EnvVar, HttpGet, Pod, PodPhase, PodSpec, Probe},
     port_list::{BadPort, PortList},
     profile::{DstOverride, ServiceProfile},
     selector::{LabelSelector, Requirement, SelectorOperator},
     slice::{AddressType, EndpointSlice, SliceEndpoint, SlicePort, TargetRef},
+    verdict::Verdict,
     view::{Condition, IntOrString, Protocol},
     workload::{PodTemplate, TemplateMetadata, Workload, WorkloadSpec},
 };

@@ -1,7 +1,8 @@
 //! What is read from objects, and how a broken one is refused.
 
 use hauberk_resources::{
-    IntOrString, Invalid, Kind, Protocol, Resource, ResourceKey, ServiceType, TrafficScope, yaml,
+    IntOrString, Invalid, Kind, Protocol, Resource, ResourceKey, ServiceType, TrafficScope,
+    Verdict, yaml,
 };
 
 fn parse(text: &str) -> Result<Resource, Invalid> {
@@ -285,4 +286,165 @@ fn an_external_workload_is_read_in_its_old_spelling_too() {
         assert_eq!((&**external.identity(), &**external.server_name()), ("a.b", "c.d"));
         assert!(external.is_ready());
     }
+}
+
+/// An object of Linkerd's policy group, named `x` in the namespace `shop`, with this spec.
+fn policy(kind: &str, spec: &str) -> String {
+    format!(
+        "{{apiVersion: policy.linkerd.io/v1, kind: {kind}, metadata: {{name: x, namespace: shop}}, spec: {spec}}}"
+    )
+}
+
+#[test]
+fn what_fields_say_together_is_checked_too() {
+    let refuses = |kind: &str, spec: &str, expect: &str| {
+        let object = format!("{kind} (policy.linkerd.io/v1) shop/x: ");
+        refuses(&policy(kind, spec), &format!("{object}{expect}"));
+    };
+    let target = "targetRef: {group: policy.linkerd.io, kind: Server, name: web}";
+    let authorization = |refs: &str| format!("{{{target}, requiredAuthenticationRefs: [{refs}]}}");
+    let mesh = "{group: policy.linkerd.io, kind: MeshTLSAuthentication, name: a}";
+    let near = "{group: policy.linkerd.io, kind: NetworkAuthentication, name: b}";
+    let account = "{kind: ServiceAccount, name: c}";
+
+    let good = policy("AuthorizationPolicy", &authorization(&format!("{mesh}, {near}")));
+    read!(AuthorizationPolicy, &good);
+    refuses(
+        "AuthorizationPolicy",
+        &authorization(&format!("{mesh}, {account}")),
+        "spec.requiredAuthenticationRefs: at most one MeshTLSAuthentication or ServiceAccount can be required; write a policy for each",
+    );
+    refuses(
+        "AuthorizationPolicy",
+        &authorization(&format!("{near}, {near}")),
+        "spec.requiredAuthenticationRefs: at most one NetworkAuthentication can be required; write a policy for each",
+    );
+    refuses(
+        "AuthorizationPolicy",
+        &authorization("{kind: Pod, name: c}"),
+        "spec.requiredAuthenticationRefs[0]: 'Pod' of group '' proves nothing; expected a MeshTLSAuthentication, NetworkAuthentication or ServiceAccount",
+    );
+    refuses(
+        "AuthorizationPolicy",
+        "{targetRef: {kind: Namespace, name: other}}",
+        "spec.targetRef.name: a policy speaks for its own namespace only: 'other' should be 'shop'",
+    );
+    refuses(
+        "AuthorizationPolicy",
+        "{targetRef: {kind: Service, name: web}}",
+        "spec.targetRef: 'Service' of group '' cannot be protected; expected a Server, HTTPRoute, GRPCRoute or Namespace",
+    );
+    read!(
+        AuthorizationPolicy,
+        &policy("AuthorizationPolicy", "{targetRef: {group: core, kind: namespace, name: shop}}")
+    );
+
+    refuses(
+        "MeshTLSAuthentication",
+        "{identityRefs: [{kind: ServiceAccount, name: a}, {kind: Namespace, name: b, namespace: c}]}",
+        "spec.identityRefs[1]: a Namespace is in no namespace; leave out the field 'namespace'",
+    );
+    refuses(
+        "NetworkAuthentication",
+        "{networks: []}",
+        "spec.networks: at least one network is needed, such as {cidr: 10.0.0.0/8}",
+    );
+    refuses(
+        "NetworkAuthentication",
+        "{networks: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}, {cidr: 10.0.0.0/8, except: [192.0.2.0/24]}]}",
+        "spec.networks[1]: except 192.0.2.0/24 is not a part of 10.0.0.0/8",
+    );
+    refuses(
+        "EgressNetwork",
+        "{trafficPolicy: Allow, networks: [{cidr: 192.0.2.0/24, except: [192.0.2.0/24]}]}",
+        "spec.networks[0]: except 192.0.2.0/24 leaves nothing of 192.0.2.0/24",
+    );
+    refuses(
+        "EgressNetwork",
+        "{trafficPolicy: Allow, networks: []}",
+        "spec.networks: must not be empty; without the field everything outside is meant",
+    );
+    refuses(
+        "ServerAuthorization",
+        "{server: {name: s}, client: {unauthenticated: true, meshTLS: {unauthenticatedTLS: true}}}",
+        "spec.client: meshTLS and unauthenticated: true exclude each other",
+    );
+    refuses(
+        "ServerAuthorization",
+        "{server: {name: s}, client: {meshTLS: {unauthenticatedTLS: true, identities: ['*']}}}",
+        "spec.client.meshTLS: unauthenticatedTLS: true excludes identities and serviceAccounts",
+    );
+
+    let limits = |rest: &str| format!("{{{target}, {rest}}}");
+    refuses(
+        "HTTPLocalRateLimitPolicy",
+        &limits("total: {requestsPerSecond: 0}"),
+        "spec.total.requestsPerSecond: must be greater than zero",
+    );
+    refuses(
+        "HTTPLocalRateLimitPolicy",
+        &limits("total: {requestsPerSecond: 5}, identity: {requestsPerSecond: 6}"),
+        "spec.identity.requestsPerSecond: 6 is more than the total of 5",
+    );
+    refuses(
+        "HTTPLocalRateLimitPolicy",
+        &limits("overrides: [{requestsPerSecond: 6, clientRefs: [{kind: Namespace, name: a}]}]"),
+        "spec.overrides[0].clientRefs[0]: 'Namespace' is no client; expected a ServiceAccount",
+    );
+    refuses(
+        "HTTPLocalRateLimitPolicy",
+        "{targetRef: {kind: Service, name: web}}",
+        "spec.targetRef: 'Service' of group '' has no rate limits; expected a Server of group policy.linkerd.io",
+    );
+}
+
+#[test]
+fn a_service_profile_and_its_routes_have_names() {
+    let upper = "{apiVersion: linkerd.io/v1alpha2, kind: ServiceProfile, metadata: {name: Web.shop.svc.cluster.local}}";
+    refuses(
+        upper,
+        "ServiceProfile (linkerd.io/v1alpha2) Web.shop.svc.cluster.local: metadata.name: 'Web.shop.svc.cluster.local' \
+         is no DNS name in lower case; expected the full name of a service, such as web.shop.svc.cluster.local",
+    );
+    let unnamed = profile("{routes: [{name: '', condition: {method: GET}}]}");
+    let error = parse(&unnamed).expect_err("must be refused").to_string();
+    assert!(error.ends_with("spec.routes[0].name: must not be empty"), "{error}");
+}
+
+#[test]
+fn fields_that_nobody_reads_are_told_for_our_kinds_only() {
+    let unread = |text: &str| {
+        let value = yaml::parse(text).expect("YAML");
+        Resource::parse_noting(value).expect("must be read").1
+    };
+    let server =
+        policy("Server", "{port: 80, podSelector: {matchLabel: {a: b}}, accesPolicy: deny}");
+    assert_eq!(unread(&server), ["spec.podSelector.matchLabel", "spec.accesPolicy"]);
+    assert_eq!(
+        unread(&profile("{routes: [{name: r, condition: {method: GET}, retryable: true}]}")),
+        ["spec.routes[0].retryable"]
+    );
+    assert!(
+        unread("{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {dnsPolicy: x}}").is_empty()
+    );
+    let many = (0..100).map(|n| format!("x{n}: 1, ")).collect::<String>();
+    let many = unread(&policy("Server", &format!("{{{many} port: 80, podSelector: {{}}}}")));
+    assert_eq!(many.len(), hauberk_resources::UNREAD_MAX);
+}
+
+#[test]
+fn a_verdict_depends_on_whose_kind_it_is() {
+    let word = |text: &str| Verdict::of(yaml::parse(text).expect("YAML")).word();
+    assert_eq!(word(&policy("Server", "{port: 80, podSelector: {}}")), "understood");
+    assert_eq!(word(&policy("Server", "{port: 80}")), "refused");
+    assert_eq!(word(&policy("Gadget", "{}")), "foreign");
+    assert_eq!(word("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}"), "foreign");
+    assert_eq!(
+        word("{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: 7}}"),
+        "unread"
+    );
+    let newer = "{apiVersion: gateway.networking.k8s.io/v9, kind: HTTPRoute, metadata: {name: a}, spec: {rules: {}}}";
+    assert_eq!(word(newer), "unread");
+    assert_eq!(word("{a: b}"), "refused");
+    assert_eq!(word("[1]"), "refused");
 }

@@ -242,7 +242,7 @@ fn fields(rng: &mut SmallRng, kind: Kind) -> (String, Value) {
             name(one(rng, &["l", "k"])),
             json!({"spec": {
                 "targetRef": {"group": "policy.linkerd.io", "kind": "Server", "name": one(rng, &["s", "t"])},
-                "total": {"requestsPerSecond": rng.random_range(1..9)},
+                "total": {"requestsPerSecond": rng.random_range(5..9)},
                 "overrides": [{"requestsPerSecond": 5, "clientRefs": [{"kind": "ServiceAccount", "name": "x"}]}],
             }}),
         ),
@@ -401,8 +401,10 @@ fn server(rng: &mut SmallRng) -> (String, Value) {
 }
 
 fn authorization_policy(rng: &mut SmallRng) -> (String, Value) {
+    // A policy for a namespace is for its own.
+    let own = one(rng, &NAMESPACES);
     let target = match rng.random_range(0..3) {
-        0 => json!({"kind": "Namespace", "name": one(rng, &NAMESPACES)}),
+        0 => json!({"kind": "Namespace", "name": own}),
         1 => {
             json!({"group": "policy.linkerd.io", "kind": "HTTPRoute", "name": one(rng, &["r", "s"])})
         }
@@ -415,7 +417,10 @@ fn authorization_policy(rng: &mut SmallRng) -> (String, Value) {
             required.push(json!({"group": "policy.linkerd.io", "kind": kind, "name": name, "namespace": maybe(rng, json!(namespace))}));
         }
     }
-    let fields = json!({"spec": {"targetRef": target, "requiredAuthenticationRefs": required}});
+    let fields = json!({
+        "metadata": {"namespace": own},
+        "spec": {"targetRef": target, "requiredAuthenticationRefs": required},
+    });
     (one(rng, &["p", "q"]).to_owned(), fields)
 }
 

@@ -3,6 +3,7 @@
 use crate::world::{PodText, check, check_with, meshed};
 use hauberk_index::ClusterConfig;
 use hauberk_model::inbound::DefaultPolicy;
+use hauberk_resources::{Resource, yaml};
 
 const PORT: &str = "inbound ns/web-1:8080";
 
@@ -304,23 +305,34 @@ fn an_authorization_policy_requires_all_it_names() {
 #[test]
 fn an_authorization_policy_with_a_missing_or_unclear_requirement_permits_nothing() {
     let missing = FRIENDS.replace("friends", "enemies");
+    check_policy(&format!("{{{TO_SERVER}, requiredAuthenticationRefs: [{missing}]}}"), "");
     let account = "{kind: ServiceAccount, name: a}";
     for refs in [
-        &*missing,
-        &format!("{FRIENDS}, {account}"),
+        &*format!("{FRIENDS}, {account}"),
         &format!("{NEAR}, {NEAR}"),
         "{kind: Secret, name: x}",
         "{group: policy.linkerd.io, kind: Server, name: web}",
     ] {
-        check_policy(&format!("{{{TO_SERVER}, requiredAuthenticationRefs: [{refs}]}}"), "");
+        check_refused(&format!("{{{TO_SERVER}, requiredAuthenticationRefs: [{refs}]}}"));
     }
+}
+
+/// A policy of this spec, and beside it the text: the parser refuses it, so that it is nowhere in
+/// force.
+fn check_refused(spec: &str) {
+    let value = yaml::parse(&policy(spec)).expect("YAML");
+    Resource::parse(value).expect_err(spec);
+    check(&(pod() + &server("") + AUTHENTICATIONS), PORT, NOBODY);
 }
 
 #[test]
 fn a_network_authentication_without_networks_permits_nothing() {
+    let (values, _) = yaml::documents(&AUTHENTICATIONS.replace("[{cidr: 10.1.0.0/16}]", "[]"));
+    let refused = values.into_iter().filter(|value| Resource::parse(value.clone()).is_err());
+    assert_eq!(refused.count(), 1, "the parser refuses it");
+    // So the policy refers to nothing.
     let yaml = pod()
         + &server("")
-        + &AUTHENTICATIONS.replace("[{cidr: 10.1.0.0/16}]", "[]")
         + &policy(&format!("{{{TO_SERVER}, requiredAuthenticationRefs: [{NEAR}]}}"));
     check(&yaml, PORT, NOBODY);
 }
@@ -336,9 +348,9 @@ fn an_authorization_policy_may_be_for_its_whole_namespace() {
         "{targetRef: {group: core, kind: namespace, name: ns}, requiredAuthenticationRefs: []}",
         allows,
     );
-    check_policy("{targetRef: {kind: Namespace, name: other}, requiredAuthenticationRefs: []}", "");
+    check_refused("{targetRef: {kind: Namespace, name: other}, requiredAuthenticationRefs: []}");
     let foreign =
-        policy("{targetRef: {kind: Namespace, name: ns}, requiredAuthenticationRefs: []}")
+        policy("{targetRef: {kind: Namespace, name: other}, requiredAuthenticationRefs: []}")
             .replace("namespace: ns}", "namespace: other}");
     check(&(pod() + &server("") + &foreign), PORT, NOBODY);
 }

@@ -13,6 +13,27 @@ struct Written {
     except: Vec<Cidr>,
 }
 
+/// A network whose exceptions are parts of it, as Linkerd's validator demands.
+#[derive(Deserialize)]
+#[serde(try_from = "Written")]
+struct Listed(Network);
+
+impl TryFrom<Written> for Listed {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let net = written.cidr.0;
+        let except: Vec<IpNet> = written.except.into_iter().map(|except| except.0).collect();
+        match except.iter().find(|except| **except == net || !net.contains(*except)) {
+            Some(except) if *except == net => {
+                Err(format!("except {except} leaves nothing of {net}"))
+            }
+            Some(except) => Err(format!("except {except} is not a part of {net}")),
+            None => Ok(Self(Network { net, except })),
+        }
+    }
+}
+
 struct Cidr(IpNet);
 
 impl<'de> Deserialize<'de> for Cidr {
@@ -38,10 +59,6 @@ pub(super) fn some_networks<'de, D>(deserializer: D) -> Result<Option<Vec<Networ
 where
     D: Deserializer<'de>,
 {
-    let written = Option::<Vec<Written>>::deserialize(deserializer)?;
-    let network = |one: Written| Network {
-        net: one.cidr.0,
-        except: one.except.into_iter().map(|except| except.0).collect(),
-    };
-    Ok(written.map(|all| all.into_iter().map(network).collect()))
+    let written = Option::<Vec<Listed>>::deserialize(deserializer)?;
+    Ok(written.map(|all| all.into_iter().map(|listed| listed.0).collect()))
 }
