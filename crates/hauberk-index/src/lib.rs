@@ -45,6 +45,7 @@ mod servers;
 mod status;
 mod store;
 mod unreadable;
+mod warnings;
 
 pub use crate::{
     answer::{Answer, Answered, Refusal},
@@ -54,6 +55,7 @@ pub use crate::{
     question::Question,
     status::{CONTROLLER, Condition, ConditionKind, ParentStatus, Reason, Status},
     unreadable::{Unreadable, unreadable},
+    warnings::warnings,
 };
 
 use crate::{derive::Derivation, store::Store};
