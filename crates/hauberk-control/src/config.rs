@@ -32,6 +32,19 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// The issuer and all about it; without it there is no identity service and no TLS.
     pub identity: Option<IdentityConfig>,
+    /// The admission webhooks; without it there are none.
+    pub admission: Option<AdmissionConfig>,
+}
+
+/// Where admission webhooks are served, and by which certificate.
+#[derive(Clone, Debug)]
+pub struct AdmissionConfig {
+    /// The directory of `tls.crt` and `tls.key`, as a Secret of type `kubernetes.io/tls` is mounted.
+    pub tls_dir: PathBuf,
+    /// Where policies and routes are reviewed.
+    pub policy_addr: SocketAddr,
+    /// Where ServiceProfiles are reviewed.
+    pub profile_addr: SocketAddr,
 }
 
 /// Where the issuer is and how it issues.
@@ -71,6 +84,9 @@ pub struct Arguments {
 
     #[command(flatten, next_help_heading = "Identity (all four files, or none)")]
     identity: IdentityArguments,
+
+    #[command(flatten, next_help_heading = "Admission webhooks (only with a certificate)")]
+    admission: AdmissionArguments,
 
     #[command(flatten, next_help_heading = "Process")]
     process: ProcessArguments,
@@ -168,6 +184,19 @@ struct IdentityArguments {
 }
 
 #[derive(Debug, ClapArgs)]
+struct AdmissionArguments {
+    /// Directory with tls.crt and tls.key, such as /var/run/linkerd/tls; read again when they change
+    #[arg(long, value_name = "DIR")]
+    webhook_tls_dir: Option<PathBuf>,
+    /// Reviews policies and routes
+    #[arg(long, value_name = "ADDR", default_value = "[::]:9443", requires = "webhook_tls_dir")]
+    policy_webhook_addr: SocketAddr,
+    /// Reviews ServiceProfiles
+    #[arg(long, value_name = "ADDR", default_value = "[::]:8443", requires = "webhook_tls_dir")]
+    profile_webhook_addr: SocketAddr,
+}
+
+#[derive(Debug, ClapArgs)]
 struct ProcessArguments {
     /// What is logged: a level, or TARGET=LEVEL,…
     #[arg(long, value_name = "FILTER", default_value = "warn,hauberk=info")]
@@ -241,7 +270,7 @@ pub fn cluster(arguments: impl IntoIterator<Item = String>) -> Option<ClusterCon
 impl Arguments {
     /// The settings that were typed.
     pub fn into_config(self) -> (Config, ProcessConfig) {
-        let Self { source_dir, listeners, cluster, identity, process } = self;
+        let Self { source_dir, listeners, cluster, identity, admission, process } = self;
         let config = Config {
             source_dir,
             destination_addr: listeners.destination_addr,
@@ -250,6 +279,7 @@ impl Arguments {
             admin_addr: listeners.admin_addr,
             cluster: cluster.into_config(),
             identity: identity.into_config(),
+            admission: admission.into_config(),
         };
         let ProcessArguments { log_level, log_format, shutdown_grace_period } = process;
         (config, ProcessConfig { log_level, log_format, shutdown_grace_period })
@@ -293,6 +323,17 @@ impl IdentityArguments {
                 leaf: self.issuance_lifetime,
                 clock_skew: self.clock_skew_allowance,
             },
+        })
+    }
+}
+
+impl AdmissionArguments {
+    /// None without a certificate.
+    fn into_config(self) -> Option<AdmissionConfig> {
+        Some(AdmissionConfig {
+            tls_dir: self.webhook_tls_dir?,
+            policy_addr: self.policy_webhook_addr,
+            profile_addr: self.profile_webhook_addr,
         })
     }
 }
@@ -345,6 +386,15 @@ mod tests {
         ];
         let identity = parse(&all).expect("valid").0.identity.expect("is given");
         assert_eq!(identity.lifetimes.leaf, Duration::from_secs(5400));
+    }
+
+    #[test]
+    fn webhooks_are_off_without_a_certificate() {
+        assert!(parse(&[]).expect("valid").0.admission.is_none());
+        assert!(parse(&["--policy-webhook-addr=[::1]:1"]).is_err());
+        let (config, _) = parse(&["--webhook-tls-dir=/var/run/linkerd/tls"]).expect("valid");
+        let admission = config.admission.expect("is given");
+        assert_eq!((admission.policy_addr.port(), admission.profile_addr.port()), (9443, 8443));
     }
 
     #[test]

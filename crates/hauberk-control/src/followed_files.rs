@@ -1,6 +1,6 @@
 //! Files that are read again when they change, keeping the last good value.
 //!
-//! For the issuer, the trust anchors and the token keys, which are rotated while the process runs.
+//! For the issuer, the trust anchors, the token keys and the webhooks' certificate, which are rotated while the process runs.
 //! The content is compared every two seconds instead of waiting for kernel events: a mounted Secret
 //! is swapped by renaming links above the file, editors replace files in several steps, and reading
 //! a few kilobytes costs nothing. Files that belong together and are caught between two writes make

@@ -14,6 +14,7 @@
 //! | `subscribe` | the handle by which services ask for answers that stay current |
 //! | `services` | one module per gRPC service: parsing, status codes, differences |
 //! | [`status`] | statuses of objects as JSON, and who may ask for them |
+//! | [`admission`] | webhooks that refuse what the index would refuse |
 //! | `server` | listeners: mesh TLS or local plaintext, HTTP/2 |
 //! | `followed_files` | files that are read again when they change, keeping the last good value |
 //! | [`in_memory`] | the same without listeners, files and certificates, for simulations |
@@ -24,8 +25,9 @@
 //! Readiness follows the first complete listing.
 //!
 //! Not here: what answers are (`hauberk-index`), how objects arrive (`hauberk-source`), certificates
-//! as such (`hauberk-identity`). The admission webhook and the Kubernetes source are not there yet.
+//! as such (`hauberk-identity`). The mutating webhook and the Kubernetes source are not there yet.
 
+pub mod admission;
 pub mod config;
 mod followed_files;
 pub mod in_memory;
@@ -38,6 +40,6 @@ mod services;
 pub mod status;
 mod subscribe;
 
-pub use config::{Config, IdentityConfig};
+pub use config::{AdmissionConfig, Config, IdentityConfig};
 pub use publisher::Annotations;
 pub use run::{Running, StartError, start};

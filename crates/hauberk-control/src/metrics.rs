@@ -1,6 +1,7 @@
 //! What the control plane counts.
 
 use hauberk_process::metrics::{Counter, Family, Gauge, Metrics};
+use hauberk_resources::Kind;
 use tonic::Code;
 
 /// One label and its value.
@@ -59,6 +60,39 @@ impl FileMetrics {
     /// Counts a content, good or not.
     pub(crate) fn content(&self, what: &'static str, outcome: &'static str) {
         self.contents.get_or_create(&vec![("what", what), ("outcome", outcome)]).inc();
+    }
+}
+
+/// Numbers of the admission webhooks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AdmissionMetrics {
+    reviews: Family<Labels, Counter>,
+    failures: Family<Labels, Counter>,
+}
+
+impl AdmissionMetrics {
+    /// Registers the families.
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let own = Self::default();
+        metrics.register(|registry| {
+            let help = "Objects that were reviewed, by kind and verdict";
+            registry.register("control_admission_reviews", help, own.reviews.clone());
+            let help = "Requests to the webhooks that were no reviews, by what is wrong with them";
+            registry.register("control_admission_failures", help, own.failures.clone());
+        });
+        own
+    }
+
+    /// Counts an answer. Kinds that the mesh does not read count together.
+    pub(crate) fn review(&self, kind: Option<Kind>, verdict: &'static str) {
+        let (group, kind) = kind.map_or(("", "other"), |kind| (kind.group(), kind.name()));
+        let labels = vec![("group", group), ("kind", kind), ("verdict", verdict)];
+        self.reviews.get_or_create(&labels).inc();
+    }
+
+    /// Counts a request that has no answer.
+    pub(crate) fn failure(&self, reason: &'static str) {
+        self.failures.get_or_create(&vec![("reason", reason)]).inc();
     }
 }
 

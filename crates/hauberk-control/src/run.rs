@@ -1,7 +1,8 @@
 //! Builds the control plane in order, and holds nothing back: every part is a task of the set it is
 //! given and ends with it.
 //!
-//! Order: listeners are bound (a taken port is found out first), the issuer is loaded and the own
+//! Order: listeners are bound (a taken port is found out first), webhooks begin to answer (they
+//! need nothing of the cluster), the issuer is loaded and the own
 //! certificates are issued, the source begins to list, the publisher takes the index, services
 //! begin to answer. Questions that arrive before the listing is complete wait for it.
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hauberk_identity::token::{AUDIENCE, TokenVerifier};
-use hauberk_identity::{Certified, Issuer, TrustAnchors};
+use hauberk_identity::{Certified, Issuer, TrustAnchors, https};
 use hauberk_index::ClusterConfig;
 use hauberk_model::WorkloadId;
 use hauberk_process::metrics::{Kind, Metrics};
@@ -29,9 +30,10 @@ use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 use tracing::info;
 
-use crate::config::{Config, IdentityConfig};
+use crate::admission::serve::Room;
+use crate::config::{AdmissionConfig, Config, IdentityConfig};
 use crate::followed_files::{FollowError, follow};
-use crate::metrics::{FileMetrics, PublisherMetrics, ServiceMetrics};
+use crate::metrics::{AdmissionMetrics, FileMetrics, PublisherMetrics, ServiceMetrics};
 use crate::own_identity::{self, OwnIdentityError};
 use crate::publisher::{self, Annotations, Board};
 use crate::server::Listener;
@@ -83,12 +85,23 @@ pub struct Running {
     pub policy: SocketAddr,
     /// Where identity is served, if it is.
     pub identity: Option<SocketAddr>,
+    /// Where the admission webhooks are served, if they are.
+    pub webhooks: Option<Webhooks>,
     /// What is wrong with the source now.
     pub problems: watch::Receiver<Problems>,
     /// Which annotations cannot be read now.
     pub annotations: watch::Receiver<Annotations>,
     /// Answers for the statuses of objects.
     pub status: StatusRoute,
+}
+
+/// Where admission webhooks are served.
+#[derive(Clone, Copy, Debug)]
+pub struct Webhooks {
+    /// For policies and routes.
+    pub policy: SocketAddr,
+    /// For ServiceProfiles.
+    pub profile: SocketAddr,
 }
 
 /// Starts the control plane; must be called on a tokio runtime. `now` is the wall clock.
@@ -106,10 +119,17 @@ pub async fn start(
     let listed = readiness.condition("resources");
     let destination_socket = listen("destination", config.destination_addr).await?;
     let policy_socket = listen("policy", config.policy_addr).await?;
+    let file_metrics = FileMetrics::register(metrics);
+    let webhooks = match &config.admission {
+        Some(admission) => Some(webhooks(admission, tasks, metrics, file_metrics.clone()).await?),
+        None => None,
+    };
 
     let service_metrics = ServiceMetrics::register(metrics);
     let authority = match &config.identity {
-        Some(identity) => Some(Authority::load(identity, &config, now, tasks, metrics)?),
+        Some(identity) => {
+            Some(Authority::load(identity, &config, now, tasks, metrics, file_metrics)?)
+        }
         None => None,
     };
     let identity = match &authority {
@@ -147,8 +167,30 @@ pub async fn start(
     let (name, socket, routes) = ("policy", policy_socket, policy_routes);
     Listener { name, socket, certificate, routes }.serve(tasks);
 
-    info!(%destination, %policy, identity = ?identity, "control plane listens");
-    Ok(Running { destination, policy, identity, problems, annotations, status })
+    info!(%destination, %policy, ?identity, ?webhooks, "control plane listens");
+    Ok(Running { destination, policy, identity, webhooks, problems, annotations, status })
+}
+
+/// Starts the admission webhooks.
+async fn webhooks(
+    config: &AdmissionConfig,
+    tasks: &Tasks,
+    metrics: &Metrics,
+    counts: FileMetrics,
+) -> Result<Webhooks, StartError> {
+    let policy = listen("the policy webhook", config.policy_addr).await?;
+    let profile = listen("the profile webhook", config.profile_addr).await?;
+    let files = ["tls.crt", "tls.key"].map(|name| config.tls_dir.join(name));
+    let parse = |texts: &[String]| https::server(&texts[0], &texts[1]);
+    let certificate = follow("webhook certificate", files.into(), parse, tasks, counts)?;
+    let addresses = Webhooks {
+        policy: local_address(&policy, config.policy_addr),
+        profile: local_address(&profile, config.profile_addr),
+    };
+    let room = Room::new(certificate, AdmissionMetrics::register(metrics), tasks);
+    room.serve("policy webhook", policy);
+    room.serve("profile webhook", profile);
+    Ok(addresses)
 }
 
 /// What is behind the listeners of discovery and policy.
@@ -236,6 +278,7 @@ impl Authority {
         now: fn() -> SystemTime,
         tasks: &Tasks,
         metrics: &Metrics,
+        counts: FileMetrics,
     ) -> Result<Self, StartError> {
         let lifetimes = identity.lifetimes;
         let files =
@@ -246,7 +289,6 @@ impl Authority {
                 .map_err(|error| error.to_string())
         };
         let files = files.into_iter().cloned().collect();
-        let counts = FileMetrics::register(metrics);
         let issuer = follow("issuer", files, parse_issuer, tasks, counts.clone())?;
 
         let token_issuer = identity.token_issuer.clone();

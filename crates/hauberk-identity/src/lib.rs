@@ -15,8 +15,9 @@
 //! | connect again without a second proof | both | [`resumption`] |
 //! | when to ask again | proxy | [`renewal`] |
 //! | found a mesh | CLI, lab, tests | [`ca`] |
+//! | answer callers from outside of the mesh | control plane | [`https`] |
 //!
-//! TLS is version 1.3 only. A client checks that the server's certificate leads to a trust anchor
+//! Within the mesh TLS is version 1.3 only. A client checks that the server's certificate leads to a trust anchor
 //! and, after the handshake, that it bears the expected identity ([`verify::expect_identity`]); the
 //! server name in the handshake is used to route and proves nothing. A server asks for a client
 //! certificate and accepts its absence; whether that is enough is for policy to say.
@@ -31,6 +32,7 @@ pub mod ca;
 pub mod certificate;
 pub mod client_config;
 pub mod credentials;
+pub mod https;
 pub mod issuer;
 pub mod key;
 mod moment;

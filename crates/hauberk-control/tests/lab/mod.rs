@@ -44,6 +44,14 @@ pub(crate) struct Lab {
 impl Lab {
     /// A running control plane with these files, ready.
     pub(crate) async fn start(files: &[(&str, &str)]) -> Self {
+        Self::start_with(files, |_| ()).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn start_with(
+        files: &[(&str, &str)],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let (cluster, secrets) = (temporary(), temporary());
         for (name, text) in files {
             write(cluster.path(), name, text);
@@ -57,7 +65,8 @@ impl Lab {
 
         let tasks = Tasks::new(Shutdown::new());
         let (metrics, readiness) = (Metrics::new(), Readiness::new());
-        let config = config(cluster.path(), secrets.path());
+        let mut config = config(cluster.path(), secrets.path());
+        change(&mut config);
         let running = start(config, SystemTime::now, &tasks, &metrics, &readiness);
         let running = running.await.expect("starts");
         tokio::time::timeout(DEADLINE, readiness.wait()).await.expect("is ready");
@@ -121,6 +130,7 @@ fn config(cluster: &Path, secrets: &Path) -> Config {
             token_issuer: TOKEN_ISSUER.to_owned(),
             lifetimes: Lifetimes::default(),
         }),
+        admission: None,
     }
 }
 
