@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Inject(Box<commands::inject::Inject>),
     /// Take workloads of a manifest out of the mesh
     Uninject(commands::uninject::Uninject),
+    /// Tell what the API server would refuse in manifests, and what in them does nothing
+    Validate(commands::validate::Validate),
     /// Run a cluster on this machine, without Kubernetes
     Local(Box<commands::local::Local>),
     /// Print a script that completes this command in a shell

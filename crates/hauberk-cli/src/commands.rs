@@ -4,4 +4,5 @@ pub(crate) mod completion;
 pub(crate) mod inject;
 pub(crate) mod local;
 pub(crate) mod uninject;
+pub(crate) mod validate;
 pub(crate) mod version;

@@ -39,6 +39,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Inject(inject) => commands::inject::run(global, inject),
         Command::Uninject(uninject) => commands::uninject::run(global, uninject),
+        Command::Validate(validate) => commands::validate::run(global, validate),
         Command::Local(local) => commands::local::run(local),
         Command::Completion(completion) => commands::completion::run(completion),
         Command::Version(version) => commands::version::run(version),

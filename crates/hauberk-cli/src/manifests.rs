@@ -47,15 +47,20 @@ enum Form {
 #[derive(Debug)]
 pub(crate) struct Input {
     /// The path, `-` for standard input.
-    name: String,
+    pub(crate) name: String,
     /// The text.
     pub(crate) text: String,
 }
 
 /// Reads everything that was named.
 pub(crate) fn read(flags: &ManifestFlags) -> anyhow::Result<Vec<Input>> {
+    read_all(&flags.paths)
+}
+
+/// Reads files, folders and standard input.
+pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
-    for path in &flags.paths {
+    for path in paths {
         if path == Path::new("-") {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
@@ -72,7 +77,7 @@ pub(crate) fn read(flags: &ManifestFlags) -> anyhow::Result<Vec<Input>> {
 fn read_file(path: &Path) -> anyhow::Result<Input> {
     if path.to_string_lossy().contains("://") {
         let path = path.display();
-        bail!("cannot read {path}: not a file\nhint: curl -fsSL {path} | hauberk inject -");
+        bail!("cannot read {path}: not a file\nhint: curl -fsSL {path} | hauberk COMMAND -");
     }
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -60,6 +60,11 @@ impl Colour {
         Self::when(io::stderr().is_terminal())
     }
 
+    /// What standard output understands.
+    pub(crate) fn of_stdout() -> Self {
+        Self::when(io::stdout().is_terminal())
+    }
+
     fn when(terminal: bool) -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         if terminal && !refused { Self::On } else { Self::Off }
