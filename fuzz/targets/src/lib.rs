@@ -8,6 +8,7 @@
 //!
 //! Not here: parsers of libraries (h2, rustls, prost), and how inputs are made.
 
+mod admission;
 mod annotations;
 mod certificate;
 mod choices;
@@ -43,6 +44,7 @@ const fn target(name: &'static str, check: fn(&[u8]), mutations: u32) -> Target 
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    target("admission", admission::check, 10_000),
     target("annotations", annotations::check, 3000),
     target("certificate", certificate::check, 500),
     target("client_hello", client_hello::check, 1000),

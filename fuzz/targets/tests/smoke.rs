@@ -27,8 +27,8 @@ macro_rules! targets {
 }
 
 targets! {
-    annotations certificate client_hello detect dns http1_body http1_head http_head inject_text names
-    prom_text routes settings transport_header wire yaml
+    admission annotations certificate client_hello detect dns http1_body http1_head http_head
+    inject_text names prom_text routes settings transport_header wire yaml
 }
 
 fn laws_hold_for_the_corpus_and_mutations_of_it(name: &str) {
