@@ -1,4 +1,7 @@
 //! Traces through two whole proxies, told to a collector by OTLP.
+//!
+//! The collector is made of the code that OpenTelemetry's own definitions generate, so that our
+//! messages are read by numbers and types that are not ours.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -11,11 +14,15 @@ use hauberk_model::{
     retry::{HttpConditions, Retry},
 };
 use hauberk_process::{Shutdown, Tasks};
-use hauberk_proxy::telemetry::trace::otlp::{
-    Export, Exported, KeyValue, Kind, PATH, Span, StatusCode, Value,
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest as Export, ExportTraceServiceResponse as Exported,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr};
 use support::{
     Control, SERVICE, authority, backend, captured_for, captured_in_for, endpoints, meshed, policy,
     sidecar_with, within,
@@ -25,6 +32,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
 
 /// A collector that takes everything; gives its address and what it got.
 async fn collector() -> (SocketAddr, mpsc::Receiver<Export>) {
@@ -32,38 +41,22 @@ async fn collector() -> (SocketAddr, mpsc::Receiver<Export>) {
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel(64);
     let tasks = Tasks::new(Shutdown::new());
-    let connections = tasks.kind("collector-connection");
     tasks.spawn("collector", async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let sender = sender.clone();
-            let service = hyper::service::service_fn(move |request: http::Request<_>| {
-                let collect = Collect(sender.clone());
-                async move {
-                    assert_eq!(request.uri().path(), PATH);
-                    let codec = tonic_prost::ProstCodec::<Exported, Export>::default();
-                    let answer = tonic::server::Grpc::new(codec).unary(collect, request).await;
-                    Ok::<_, Infallible>(answer)
-                }
-            });
-            connections.spawn(async move {
-                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                // The proxy closes when it ends.
-                let _ = builder.serve_connection(TokioIo::new(socket), service).await;
-            });
-        }
+        let serving = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(Collector(sender)))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        serving.await.unwrap();
     });
     (address, receiver)
 }
 
-struct Collect(mpsc::Sender<Export>);
+struct Collector(mpsc::Sender<Export>);
 
-impl tonic::server::UnaryService<Export> for Collect {
-    type Response = Exported;
-    type Future = std::future::Ready<Result<tonic::Response<Exported>, tonic::Status>>;
-
-    fn call(&mut self, request: tonic::Request<Export>) -> Self::Future {
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(&self, request: Request<Export>) -> Result<Response<Exported>, Status> {
         self.0.try_send(request.into_inner()).unwrap();
-        std::future::ready(Ok(tonic::Response::new(Exported::default())))
+        Ok(Response::new(Exported::default()))
     }
 }
 
@@ -171,8 +164,9 @@ async fn through_both_with(
 
 fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     let value = |pair: &KeyValue| match pair.value.clone().unwrap().value.unwrap() {
-        Value::Text(text) => text,
-        Value::Number(number) => number.to_string(),
+        Value::StringValue(text) => text,
+        Value::IntValue(number) => number.to_string(),
+        other => panic!("{}: {other:?}", pair.key),
     };
     attributes.iter().map(|pair| (pair.key.clone(), value(pair))).collect()
 }
@@ -199,7 +193,7 @@ fn check_chain(spans: &BTreeMap<&'static str, Vec<Span>>) -> String {
     let mut parent = SPAN.to_owned();
     for proxy in ["client", "server"] {
         let [server, client] = &*spans[proxy] else { panic!("{spans:?}") };
-        for (span, kind) in [(server, Kind::Server), (client, Kind::Client)] {
+        for (span, kind) in [(server, SpanKind::Server), (client, SpanKind::Client)] {
             assert_eq!(span.kind(), kind);
             assert_eq!(hex(&span.trace_id), TRACE);
             assert_eq!(hex(&span.parent_span_id), parent);
@@ -207,6 +201,7 @@ fn check_chain(spans: &BTreeMap<&'static str, Vec<Span>>) -> String {
         }
         assert!(server.start_time_unix_nano <= client.start_time_unix_nano);
         assert_eq!(server.end_time_unix_nano, client.end_time_unix_nano);
+        assert!(client.start_time_unix_nano < client.end_time_unix_nano, "{client:?}");
     }
     parent
 }
@@ -284,21 +279,21 @@ async fn each_attempt_has_a_span_of_its_own_and_is_the_receivers_parent() {
     let (heads, spans, _) = through_both_with(&sent, true, Some(retry)).await;
     let [server, first, second] = &*spans["client"] else { panic!("{spans:?}") };
     for (resent, attempt) in [first, second].into_iter().enumerate() {
-        assert_eq!(attempt.kind(), Kind::Client);
+        assert_eq!(attempt.kind(), SpanKind::Client);
         assert_eq!(attempt.parent_span_id, server.span_id);
         let attributes = texts(&attempt.attributes);
         assert_eq!(attributes["http.response.status_code"], "503");
         let count = attributes.get("http.request.resend_count").map(String::as_str);
         assert_eq!(count, (resent > 0).then_some("1"));
         // What the next proxy tells of it has it as its parent.
-        let mut received = spans["server"].iter().filter(|s| s.kind() == Kind::Server);
+        let mut received = spans["server"].iter().filter(|s| s.kind() == SpanKind::Server);
         assert!(received.any(|span| span.parent_span_id == attempt.span_id), "{spans:?}");
     }
     assert_ne!(first.span_id, second.span_id);
     assert!(first.end_time_unix_nano <= second.start_time_unix_nano);
     assert_ne!(header(&heads[0], "traceparent"), header(&heads[1], "traceparent"));
     // How it came is told where it came in.
-    let received = spans["server"].iter().find(|span| span.kind() == Kind::Server).unwrap();
+    let received = spans["server"].iter().find(|span| span.kind() == SpanKind::Server).unwrap();
     let attributes = texts(&received.attributes);
     assert_eq!(attributes["http.request.header.l5d-orig-proto"], "HTTP/1.1");
     assert!(!texts(&server.attributes).contains_key("http.request.header.l5d-orig-proto"));
