@@ -29,7 +29,7 @@ pub use queue::Refusal;
 
 use crate::{
     control::{Live, Lookup},
-    dial,
+    dial::{self, Found},
     http::failure::{Failure, What},
     io::Io,
     settings::Side,
@@ -39,6 +39,7 @@ use crate::{
 };
 use hauberk_model::{
     Authority, Endpoint, Endpoints, Meta,
+    endpoints::Labels as EndpointLabels,
     failure_accrual::FailureAccrual,
     outbound::{Backend, BackendTarget, Load, PeakEwma, Queue},
 };
@@ -53,7 +54,7 @@ use std::{
 use tokio::time::Instant;
 
 /// The balancers for opaque connections of one worker.
-pub type Balancers = Pools<()>;
+pub type Balancers = Pools<Arc<EndpointLabels>>;
 
 /// A balancer with where its endpoints come from.
 #[derive(Debug)]
@@ -83,8 +84,13 @@ pub trait Build<E>: 'static {
     fn build(&self, worker: &Rc<Worker>, set: &Endpoints, endpoint: &Arc<Endpoint>) -> E;
 }
 
-impl Build<()> for () {
-    fn build(&self, _: &Rc<Worker>, _: &Endpoints, _: &Arc<Endpoint>) {}
+/// Keeps the labels of the set that an endpoint came with.
+struct LabelsOfSet;
+
+impl Build<Arc<EndpointLabels>> for LabelsOfSet {
+    fn build(&self, _: &Rc<Worker>, set: &Endpoints, _: &Arc<Endpoint>) -> Arc<EndpointLabels> {
+        Arc::clone(&set.labels)
+    }
 }
 
 impl<E: 'static> Pools<E> {
@@ -230,7 +236,7 @@ pub struct Connected {
     pub io: Io,
     /// The endpoint it leads to.
     pub endpoint: Arc<Endpoint>,
-    _lease: Option<Lease<()>>,
+    _lease: Option<Lease<Arc<EndpointLabels>>>,
 }
 
 /// Endpoints tried for one connection. More would only add to the client's waiting.
@@ -254,7 +260,8 @@ pub async fn connect(
             return Err(Failure::us(What::InvalidBackend(Arc::clone(why))));
         }
         BackendTarget::Forward(endpoint) => {
-            let io = Box::pin(dial::dial(worker, endpoint, session)).await?;
+            let found = Found::default();
+            let io = Box::pin(dial::dial(worker, (endpoint, &found), session)).await?;
             return Ok(Connected { io, endpoint: Arc::clone(endpoint), _lease: None });
         }
         BackendTarget::Balance { authority, load, balancing } => (authority, *load, balancing),
@@ -278,7 +285,8 @@ pub async fn connect(
         let timeout = settings.queue.failfast_timeout;
         Some(worker.metrics.balancers.tcp.series(&labels, timeout))
     };
-    let pool = Pools::get(worker, |worker| &worker.balancers, authority, settings, (), counted);
+    let pool =
+        Pools::get(worker, |worker| &worker.balancers, authority, settings, LabelsOfSet, counted);
     let mut failed = None;
     for _ in 0..CONNECT_ATTEMPTS_MAX {
         let mut lease = match pool.balancer.acquire_for(key).await {
@@ -286,7 +294,9 @@ pub async fn connect(
             Err(refusal) => return Err(failed.unwrap_or_else(|| refused(refusal, authority))),
         };
         // Boxed, so that the long life after it does not carry the size of a handshake.
-        match Box::pin(dial::dial(worker, lease.source(), session)).await {
+        let labels = Arc::clone(lease.endpoint());
+        let found = Found { authority: Some(authority.clone()), labels };
+        match Box::pin(dial::dial(worker, (lease.source(), &found), session)).await {
             Ok(io) => {
                 lease.opened(Instant::now());
                 let endpoint = Arc::clone(lease.source());

@@ -26,7 +26,10 @@ use crate::{
 };
 use hauberk_identity::Alpn;
 use hauberk_linux::socket::{self, ConnectionOptions};
-use hauberk_model::{Authority, Endpoint, Port, endpoints::EndpointTls};
+use hauberk_model::{
+    Authority, Endpoint, Port,
+    endpoints::{EndpointTls, Labels as EndpointLabels},
+};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
@@ -45,8 +48,34 @@ pub fn is_local(worker: &Worker, endpoint: &Endpoint) -> IsLocal {
     }
 }
 
+/// By what an endpoint was found; its requests and connections are counted under that.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Who was asked for; none if it is a known address.
+    pub authority: Option<Authority>,
+    /// Labels of everybody who was found.
+    pub labels: Arc<EndpointLabels>,
+}
+
+impl Found {
+    /// Adds `authority`, `target_*`, `tls` and `dst_*` of `endpoint`.
+    pub fn label(&self, mut labels: Labels, worker: &Worker, endpoint: &Endpoint) -> Labels {
+        if let Some(authority) = &self.authority {
+            labels = labels.with("authority", authority.to_string());
+        }
+        labels
+            .target(endpoint.address)
+            .tls_dialled(endpoint, is_local(worker, endpoint))
+            .endpoint(&self.labels, endpoint)
+    }
+}
+
 /// Connects to `endpoint`, of a session in that protocol. The result counts its bytes.
-pub async fn dial(worker: &Worker, endpoint: &Endpoint, session: Session) -> Result<Io, Failure> {
+pub async fn dial(
+    worker: &Worker,
+    (endpoint, found): (&Endpoint, &Found),
+    session: Session,
+) -> Result<Io, Failure> {
     let address = endpoint.address;
     let outbound = &worker.config.outbound;
     if address.ip().to_canonical().is_loopback() && !outbound.dials_loopback {
@@ -56,7 +85,7 @@ pub async fn dial(worker: &Worker, endpoint: &Endpoint, session: Session) -> Res
     let way = Way::new(endpoint, is_local(worker, endpoint), session);
     let connecting = connect(worker, &way, &side.connect, session);
     let mut io = within(side.connect_timeout, way.address, connecting).await?;
-    io.observe(Sensor::open(&transport(worker, endpoint)));
+    io.observe(Sensor::open(&transport(worker, endpoint, found)));
     Ok(io)
 }
 
@@ -172,13 +201,10 @@ pub(crate) async fn tcp(address: SocketAddr, options: &ConnectionOptions) -> io:
     Ok(stream)
 }
 
-fn transport(worker: &Worker, endpoint: &Endpoint) -> Arc<Transport> {
-    let labels = Labels::new()
-        .direction(Direction::Outbound)
-        .with("peer", PeerEnd::Destination.as_str())
-        .target(endpoint.address)
-        .tls_dialled(endpoint, is_local(worker, endpoint))
-        .endpoint(&Default::default(), endpoint);
+fn transport(worker: &Worker, endpoint: &Endpoint, found: &Found) -> Arc<Transport> {
+    let labels = Labels::new().direction(Direction::Outbound);
+    let labels = labels.with("peer", PeerEnd::Destination.as_str());
+    let labels = found.label(labels, worker, endpoint);
     let zone = endpoint.labels.get("zone_locality").map(|zone| &**zone);
     worker.metrics.tcp.transport(labels, Some(ZoneLocality::new(zone)))
 }

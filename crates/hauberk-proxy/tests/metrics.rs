@@ -5,7 +5,7 @@
 mod support;
 
 use hauberk_model::{
-    Authority, Endpoint, Meta, Port,
+    Authority, Endpoint, Endpoints, Meta, Port,
     outbound::{
         Backend, BackendTarget, Distribution, GrpcPolicy, GrpcRoute, HttpPolicy, HttpRoute, Load,
         OutboundProtocol, Queue, RouteBackend, RuleAction,
@@ -16,7 +16,7 @@ use hauberk_model::{
 };
 use hauberk_process::metrics::messages::{MetricFamily, MetricType};
 use prost::Message;
-use std::{io::Read, net::SocketAddr};
+use std::{io::Read, net::SocketAddr, sync::Arc};
 use support::{
     Control, SERVICE, authority, backend, captured_for, captured_in_for, detect, endpoints, meshed,
     policy, sidecar, sidecar_with, within,
@@ -128,7 +128,9 @@ async fn every_family_is_there_with_its_labels() {
         let mut endpoint = meshed(server.inbound, None);
         endpoint.labels.insert("zone_locality".into(), "remote".into());
         endpoint.labels.insert("pod".into(), "server-1".into());
-        knowledge.endpoints.insert(authority(), endpoints([endpoint]));
+        let labels = [("service".into(), "server".into())].into();
+        let set = Endpoints { labels: Arc::new(labels), ..endpoints([endpoint]) };
+        knowledge.endpoints.insert(authority(), set);
     });
     let settings = [("OUTBOUND_METRICS_HOSTNAME_LABELS", "true")];
     let client = sidecar_with(&control, "client", captured_for(SERVICE), &settings).await;
@@ -163,7 +165,8 @@ async fn every_family_is_there_with_its_labels() {
     // Connections.
     let accepted = "direction=\"outbound\" peer=\"src\" target_addr=\"10.99.99.99:7000\" \
                     tls=\"no_identity\" no_tls_reason=\"loopback\"";
-    let dialled = "direction=\"outbound\" peer=\"dst\" target_ip=\"127.0.0.1\" tls=\"true\" server_id= dst_pod=";
+    let dialled = "direction=\"outbound\" peer=\"dst\" authority=\"server.test.svc.cluster.local:7000\" \
+                   target_ip=\"127.0.0.1\" tls=\"true\" server_id= dst_pod= dst_service=\"server\"";
     for peer in [accepted, dialled] {
         for name in [
             "tcp_open_total",

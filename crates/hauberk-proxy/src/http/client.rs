@@ -46,7 +46,7 @@ use super::keeper::KeepAlive;
 use super::orig_proto;
 use super::pool::Pool;
 use super::upgrade;
-use crate::dial;
+use crate::dial::{self, Found};
 use crate::inbound::forward;
 use crate::io::Io;
 use crate::settings::Side;
@@ -94,7 +94,7 @@ struct Inner {
 /// How the endpoint is reached.
 #[derive(Debug)]
 enum Way {
-    Endpoint(Arc<Endpoint>),
+    Endpoint(Arc<Endpoint>, Found),
     Application(SocketAddr),
 }
 
@@ -157,12 +157,17 @@ pub enum SendError {
 
 impl Client {
     /// A client for an endpoint that discovery named.
-    pub fn endpoint(worker: &Worker, endpoint: &Arc<Endpoint>, series: Rc<Series>) -> Self {
+    pub fn endpoint(
+        worker: &Worker,
+        endpoint: &Arc<Endpoint>,
+        found: Found,
+        series: Rc<Series>,
+    ) -> Self {
         let is_local = dial::is_local(worker, endpoint) == IsLocal::Yes;
         let carries_http1 = endpoint.hint == ProtocolHint::Http2 && !is_local;
         let text = endpoint.authority_override.as_deref().filter(|_| !is_local);
         let authority_override = text.and_then(|text| text.parse().ok());
-        let way = Way::Endpoint(Arc::clone(endpoint));
+        let way = Way::Endpoint(Arc::clone(endpoint), found);
         let side = &worker.config.outbound.side;
         Self::new(way, carries_http1, authority_override, Some(series), side)
     }
@@ -365,7 +370,9 @@ impl Client {
     async fn dial(&self, worker: &Rc<Worker>, session: Session) -> Result<Io, Failure> {
         match &self.inner.way {
             // Boxed: rare, and large enough (TLS) to weigh on every request's future otherwise.
-            Way::Endpoint(endpoint) => Box::pin(dial::dial(worker, endpoint, session)).await,
+            Way::Endpoint(endpoint, found) => {
+                Box::pin(dial::dial(worker, (endpoint, found), session)).await
+            }
             Way::Application(address) => Box::pin(forward::connect(worker, *address)).await,
         }
     }
@@ -424,7 +431,7 @@ impl Client {
 
     fn http2_settings(&self, worker: &Worker) -> (h2::client::Builder, http2::Care) {
         let (side, params) = match &self.inner.way {
-            Way::Endpoint(endpoint) => {
+            Way::Endpoint(endpoint, _) => {
                 (&worker.config.outbound.side, endpoint.http2.unwrap_or_default())
             }
             Way::Application(_) => (&worker.config.inbound.side, Default::default()),

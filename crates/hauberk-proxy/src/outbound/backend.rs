@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use super::mirror::{self, Mirror};
 use crate::balance::{self, Balancer, Build, Pool, Pools, Settings};
 use crate::connection::Direction;
-use crate::dial;
+use crate::dial::Found;
 use crate::http::Version;
 use crate::http::budget::Budget;
 use crate::http::classify::{Pending, Verdict};
@@ -540,16 +540,11 @@ struct EndpointClients {
 
 impl Build<Client> for EndpointClients {
     fn build(&self, worker: &Rc<Worker>, set: &Endpoints, endpoint: &Arc<Endpoint>) -> Client {
-        let mut labels = Labels::new().direction(Direction::Outbound);
-        if let Some(authority) = &self.authority {
-            labels = labels.with("authority", authority.to_string());
-        }
-        let labels = labels
-            .target(endpoint.address)
-            .tls_dialled(endpoint, dial::is_local(worker, endpoint))
-            .endpoint(&set.labels, endpoint);
+        let found = Found { authority: self.authority.clone(), labels: Arc::clone(&set.labels) };
+        let labels = Labels::new().direction(Direction::Outbound);
+        let labels = found.label(labels, worker, endpoint);
         let series = Rc::new(worker.metrics.http.series(labels));
-        Client::endpoint(worker, endpoint, series)
+        Client::endpoint(worker, endpoint, found, series)
     }
 }
 
