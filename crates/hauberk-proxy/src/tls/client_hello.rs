@@ -90,10 +90,10 @@ struct Fragment<'a> {
 
 /// One record of type handshake, perhaps cut off.
 fn record(bytes: &[u8]) -> Result<Fragment<'_>, Incomplete> {
-    // Type 22, and a version from SSL 3.0 to TLS 1.3 as a record may carry it (legacy_record_version).
+    // Type 22, and any version that begins with 3: servers must accept {03,XX} around a hello (RFC 5246 appendix E.1,
+    // RFC 8446 section 5.1), and rustls does.
     if bytes.first().is_some_and(|kind| *kind != 22)
         || bytes.get(1).is_some_and(|major| *major != 3)
-        || bytes.get(2).is_some_and(|minor| *minor > 4)
     {
         return Err(Incomplete::NotTls);
     }
@@ -258,6 +258,15 @@ mod tests {
     }
 
     #[test]
+    fn records_may_claim_any_version_that_begins_with_three() {
+        for minor in [0, 4, 5, 9, 255] {
+            let mut bytes = records(&message(Some("a.b"), 0), 16384);
+            bytes[2] = minor;
+            assert_eq!(parse(&bytes), named("a.b"), "{minor}");
+        }
+    }
+
+    #[test]
     fn passes_over_an_address_in_place_of_a_name() {
         let hello = records(&message(Some("192.0.2.1"), 0), 16384);
         assert_eq!(parse(&hello), Hello::Tls { sni: None });
@@ -275,7 +284,6 @@ mod tests {
             b"G".to_vec(),
             vec![23],
             vec![22, 2],
-            vec![22, 3, 5],
             vec![22, 3, 1, 0, 0],
             vec![22, 3, 1, 0x40, 1],
             vec![22, 3, 1, 0, 1, 2],
