@@ -94,29 +94,36 @@ pub fn parse_go(text: &str) -> Result<Duration, BadDuration> {
     if rest.is_empty() {
         return Err(bad("empty"));
     }
-    let mut seconds = 0.0;
+    let mut nanoseconds = 0_u128;
     while !rest.is_empty() {
         let end = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .ok_or_else(|| bad("missing a unit"))?;
         let (number, after) = rest.split_at(end);
-        let number: f64 = number.parse().map_err(|_| bad("expected a number before each unit"))?;
+        number.parse::<f64>().map_err(|_| bad("expected a number before each unit"))?;
         let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, after) = after.split_at(end);
-        seconds += number
-            * match unit {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return Err(bad("the unit must be ns, us, ms, s, m or h")),
-            };
+        let unit: u64 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return Err(bad("the unit must be ns, us, ms, s, m or h")),
+        };
+        // Only fractions are rounded, to whole nanoseconds: no sum of wholes must lose one.
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let whole = if whole.is_empty() { Ok(0) } else { whole.parse::<u64>() };
+        let whole = whole.map_err(|_| bad("too long"))?;
+        let fraction: f64 = format!("0.{fraction}0").parse().expect("digits alone");
+        let rounded = (fraction * unit as f64).round() as u128;
+        nanoseconds = nanoseconds.saturating_add(u128::from(whole) * u128::from(unit) + rounded);
         rest = after;
     }
-    // Whole nanoseconds: `0.3` seconds must not become 299.999999 ms.
-    Duration::try_from_secs_f64((seconds * 1e9).round() / 1e9).map_err(|_| bad("too long"))
+    let seconds = u64::try_from(nanoseconds / 1_000_000_000).map_err(|_| bad("too long"))?;
+    let below = u32::try_from(nanoseconds % 1_000_000_000).expect("less than a second");
+    Ok(Duration::new(seconds, below))
 }
 
 #[cfg(test)]
@@ -126,6 +133,17 @@ mod tests {
     fn check(parse: fn(&str) -> Result<Duration, BadDuration>, text: &str, expect_ms: Option<u64>) {
         let got = parse(text).ok();
         assert_eq!(got, expect_ms.map(Duration::from_millis), "{text:?}");
+    }
+
+    #[test]
+    fn no_nanosecond_is_lost_in_a_long_sum() {
+        for text in ["11h3011h3h7ms", "3025h7ms", "10890000007ms", "10890000.007s"] {
+            check(parse_go, text, Some(10_890_000_007));
+        }
+        check(parse_go, "2.5m.5s", Some(150_500));
+        for text in ["99999999999999999999h", "9999999999999999h9999999999999999h", ".", "1.2.3s"] {
+            check(parse_go, text, None);
+        }
     }
 
     #[test]
