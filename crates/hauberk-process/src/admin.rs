@@ -27,6 +27,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,7 +58,8 @@ mod tests;
 const CONNECTIONS_MAX: usize = 128;
 /// Bytes of a request body. Log filters are the only ones in the table above.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Time for a request's head, and again for its body, to arrive.
+/// Time for a request's head, and again for its body, to arrive; also for a connection to ask for
+/// anything at all.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which usually means that descriptors have run out.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -225,6 +227,7 @@ impl Admin {
             + 'static,
     {
         let gate = Arc::new(gate);
+        let has_asked = Arc::new(AtomicBool::new(false));
         let mut builder = auto::Builder::new(executor);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
         builder
@@ -233,7 +236,9 @@ impl Admin {
             .keep_alive_interval(REQUEST_TIMEOUT)
             .keep_alive_timeout(REQUEST_TIMEOUT)
             .max_concurrent_streams(32);
+        let asks = Arc::clone(&has_asked);
         let service = hyper::service::service_fn(move |request| {
+            asks.store(true, Ordering::Relaxed);
             let (admin, gate) = (Arc::clone(&self), Arc::clone(&gate));
             async move {
                 let (head, body) = http::Request::into_parts(request);
@@ -244,8 +249,16 @@ impl Admin {
             }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        // hyper waits without end for the bytes that tell which version is spoken.
+        let never_asked = async {
+            tokio::time::sleep(REQUEST_TIMEOUT).await;
+            if has_asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         let result = tokio::select! {
             result = connection.as_mut() => Ok(result),
+            () = never_asked => return tracing::debug!("admin connection asked for nothing"),
             () = shutdown.ended_or_replaced() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::time::timeout(END_TIMEOUT, connection).await

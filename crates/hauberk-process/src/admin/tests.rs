@@ -179,3 +179,19 @@ async fn speaks_http2_by_prior_knowledge() {
     let response = client.send_request(request).await.expect("answered");
     assert_eq!((response.status(), response.version()), (StatusCode::OK, http::Version::HTTP_2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_nothing_holds_no_connection() {
+    // Nothing, a part of a head, a part of HTTP/2's preface, all of it.
+    for sent in ["", "GET /li", "PRI * HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let tasks = Tasks::new(Shutdown::new());
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(sent.as_bytes()).await.expect("there is room");
+        let began = tokio::time::Instant::now();
+        let executor = tasks.kind("admin connection");
+        let serving = Arc::new(admin()).serve_connection(server, None, executor, tasks.shutdown());
+        let limit = REQUEST_TIMEOUT + Duration::from_secs(1);
+        tokio::time::timeout(limit, serving).await.expect(sent);
+        assert!(began.elapsed() >= REQUEST_TIMEOUT, "{sent}: {:?}", began.elapsed());
+    }
+}
