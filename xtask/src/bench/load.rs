@@ -140,7 +140,9 @@ impl Load<'_> {
             Scenario::Http1On128 => self.wrk(Port::Http1, 128, &[], seconds),
             Scenario::Opaque => self.wrk(Port::Opaque, 32, &[], seconds),
             Scenario::ConnectHttp => self.wrk(Port::Http1, 32, &closing, seconds),
-            Scenario::ConnectOpaque => self.wrk(Port::Opaque, 32, &closing, seconds),
+            Scenario::ConnectOpaque | Scenario::ConnectOpaqueAnew => {
+                self.wrk(Port::Opaque, 32, &closing, seconds)
+            }
             Scenario::Http2On4 => self.h2load(4, 32, "/", seconds),
             Scenario::Http2On32 => self.h2load(32, 1, "/", seconds),
             Scenario::Grpc => self.h2load(4, 32, GRPC_PATH, seconds),

@@ -60,6 +60,9 @@ pub(super) enum Scenario {
     /// One connection of the client, and so one with mutual TLS, per message on an opaque port
     #[value(name = "connect-opaque")]
     ConnectOpaque,
+    /// The same between proxies that resume no TLS session: each connection proves itself anew
+    #[value(name = "connect-opaque-anew")]
+    ConnectOpaqueAnew,
     /// One flow of large bodies on an opaque port
     #[value(name = "bulk-tcp")]
     BulkTcp,
@@ -102,11 +105,14 @@ pub(super) struct Shape {
     pub(super) endpoints: u32,
     /// How much of a CPU each worker thread of a proxy may use, in percent.
     pub(super) share_percent: Option<u32>,
+    /// Whether proxies may go on from earlier TLS sessions, as they usually do.
+    pub(super) resumes: bool,
 }
 
 impl Shape {
     /// One server, and nothing said about requests to it.
-    pub(super) const PLAIN: Self = Self { routes: 0, endpoints: 1, share_percent: None };
+    pub(super) const PLAIN: Self =
+        Self { routes: 0, endpoints: 1, share_percent: None, resumes: true };
 
     /// Seconds for setting a system up so and taking it down, about.
     pub(super) fn set_up_seconds(self) -> f64 {
@@ -158,6 +164,7 @@ impl Scenario {
             | Self::Opaque
             | Self::ConnectHttp
             | Self::ConnectOpaque
+            | Self::ConnectOpaqueAnew
             | Self::Routes10
             | Self::Routes100
             | Self::Routes1000
@@ -171,6 +178,7 @@ impl Scenario {
     /// What systems have to be set up with.
     pub(super) fn shape(self) -> Shape {
         match self {
+            Self::ConnectOpaqueAnew => Shape { resumes: false, ..Shape::PLAIN },
             Self::Routes10 => Shape { routes: 10, ..Shape::PLAIN },
             Self::Routes100 => Shape { routes: 100, ..Shape::PLAIN },
             Self::Routes1000 => Shape { routes: 1_000, ..Shape::PLAIN },

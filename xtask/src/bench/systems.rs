@@ -103,7 +103,7 @@ impl System {
         if scenario.shape().share_percent.is_some() {
             return matches!(self, Self::Envoy | Self::Envoy2 | Self::Hauberk | Self::Hauberk2);
         }
-        // Only these two can be told of many routes and endpoints in the same way.
+        // Only these two can be told of many routes and endpoints, or to resume nothing, in the same way.
         if scenario.shape() != Shape::PLAIN {
             return matches!(self, Self::Envoy | Self::Hauberk);
         }

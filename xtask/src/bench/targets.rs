@@ -51,6 +51,7 @@ pub(super) fn two_workers_do(requests: f64, cpu: f64) -> bool {
 }
 
 const CPU: &str = "CPU-s per 100k, both";
+const CPU_OF_CONNECTION: &str = "CPU ms per connection, mean of both";
 
 /// All targets, in the order of the scenarios.
 pub(super) const TARGETS: &[Target] = &[
@@ -76,9 +77,8 @@ pub(super) const TARGETS: &[Target] = &[
         bound: Bound::AtLeast(15_000.0),
         figure: |it| it.per_second("requests"),
     },
-    at_most(Scenario::ConnectOpaque, "CPU ms per connection, mean of both", 0.22, |it| {
-        Some(it.both_per("cpu_{}_s", "requests", 1e3)? / 2.0)
-    }),
+    at_most(Scenario::ConnectOpaque, CPU_OF_CONNECTION, 0.22, cpu_per_connection),
+    at_most(Scenario::ConnectOpaqueAnew, CPU_OF_CONNECTION, 0.45, cpu_per_connection),
     at_most(Scenario::BulkTcp, "CPU-s per GB, both", 1.5, cpu_per_gb),
     at_most(Scenario::BulkHttp, "CPU-s per GB, both", 1.5, cpu_per_gb),
 ];
@@ -94,6 +94,10 @@ const fn at_most(
 
 fn cpu_per_100k(measured: &Measured) -> Option<f64> {
     measured.both_per("cpu_{}_s", "requests", 1e5)
+}
+
+fn cpu_per_connection(measured: &Measured) -> Option<f64> {
+    Some(measured.both_per("cpu_{}_s", "requests", 1e3)? / 2.0)
 }
 
 fn cpu_per_gb(measured: &Measured) -> Option<f64> {

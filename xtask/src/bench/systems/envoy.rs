@@ -260,8 +260,11 @@ struct Tls<'a> {
 impl Tls<'_> {
     fn client(&self, protocol: Protocol) -> Value {
         let sni = "server.bench.serviceaccount.identity.linkerd.cluster.local";
-        let context =
+        let mut context =
             json!({"common_tls_context": self.common("client", protocol, sni), "sni": sni});
+        if !self.starting.purpose.shape.resumes {
+            context["max_session_keys"] = json!(0);
+        }
         socket("UpstreamTlsContext", context)
     }
 

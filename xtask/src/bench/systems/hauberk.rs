@@ -112,6 +112,8 @@ fn proxy(starting: &Starting<'_>, side: Side, own: String) -> anyhow::Result<Pro
         ("INBOUND_IPS", own),
         ("INBOUND_PORTS", ports),
         ("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", Port::Opaque.number().to_string()),
+        ("INBOUND_TLS_RESUMPTION", starting.purpose.shape.resumes.to_string()),
+        ("OUTBOUND_TLS_RESUMPTION", starting.purpose.shape.resumes.to_string()),
         ("INBOUND_ACCEPT_KEEPALIVE", "10000ms".to_owned()),
         ("OUTBOUND_CONNECT_KEEPALIVE", "10000ms".to_owned()),
         ("INBOUND_ACCEPT_USER_TIMEOUT", "30s".to_owned()),
