@@ -511,6 +511,7 @@ const OTHERS: &[&str] = &[
     SLOW_START,
     AFFINITY,
     AFFINITY_BOUND,
+    AFFINITY_COOKIE,
     AFFINITY_MEMORY,
 ];
 
