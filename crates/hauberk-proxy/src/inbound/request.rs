@@ -250,11 +250,8 @@ impl Connection {
         }
         let sent = {
             let mut passing = pin!(self.pass_on(request, manner, began, traced.as_deref_mut()));
-            poll_fn(|cx| match &mut log {
-                None => passing.as_mut().poll(cx),
-                Some(log) => log.while_processing(|| passing.as_mut().poll(cx)),
-            })
-            .await
+            poll_fn(|cx| Entry::while_processing(log.as_deref_mut(), || passing.as_mut().poll(cx)))
+                .await
         };
         let mut response = match sent {
             Ok(response) => response,
