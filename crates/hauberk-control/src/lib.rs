@@ -15,6 +15,7 @@
 //! | `services` | one module per gRPC service: parsing, status codes, differences |
 //! | [`status`] | statuses of objects as JSON, and who may ask for them |
 //! | [`admission`] | webhooks that refuse what the index would refuse |
+//! | `accept` | the loop that listeners share: how many at a time, and the end |
 //! | `server` | listeners: mesh TLS or local plaintext, HTTP/2 |
 //! | `followed_files` | files that are read again when they change, keeping the last good value |
 //! | [`in_memory`] | the same without listeners, files and certificates, for simulations |
@@ -27,6 +28,7 @@
 //! Not here: what answers are (`hauberk-index`), how objects arrive (`hauberk-source`), certificates
 //! as such (`hauberk-identity`). The mutating webhook and the Kubernetes source are not there yet.
 
+mod accept;
 pub mod admission;
 pub mod config;
 mod followed_files;

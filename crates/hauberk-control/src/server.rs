@@ -24,10 +24,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 use tracing::{debug, warn};
+
+use crate::accept::accept;
 
 /// Connections served at a time on one listener; more are closed at once. A proxy holds one or two.
 const CONNECTIONS_MAX: usize = 20_000;
@@ -42,9 +44,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle client is pinged, and how long it may take to answer.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Pause after a failed accept, which usually means that descriptors have run out.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The first byte of a TLS handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -84,34 +83,11 @@ impl Listener {
             let Self { name, socket, certificate, routes } = self;
             let (routes, has_warned) = (routes.prepare(), AtomicBool::new(false));
             let service = Arc::new(Service { name, has_warned, certificate, routes });
-            let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            loop {
-                let accepted = tokio::select! {
-                    accepted = socket.accept() => accepted,
-                    () = shutdown.draining() => return,
-                };
-                let (stream, peer) = match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        warn!(listener = name, %error, "cannot accept");
-                        tokio::time::sleep(ACCEPT_BACKOFF).await;
-                        continue;
-                    }
-                };
-                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                    debug!(listener = name, %peer, "too many connections, closed");
-                    continue;
-                };
-                let (service, guard) = (Arc::clone(&service), shutdown.guard());
-                let executor = connections.clone();
-                connections.spawn(async move {
-                    match service.connection(stream, peer, executor, &guard).await {
-                        Ok(()) => {}
-                        Err(reason) => debug!(listener = name, %peer, %reason, "connection ended"),
-                    }
-                    drop(permit);
-                });
-            }
+            let serve = |stream, peer, guard| {
+                let (service, executor) = (Arc::clone(&service), connections.clone());
+                async move { service.connection(stream, peer, executor, &guard).await }
+            };
+            accept((name, socket), CONNECTIONS_MAX, &connections, &shutdown, serve).await;
         });
     }
 }

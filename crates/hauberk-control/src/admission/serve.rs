@@ -39,9 +39,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::review::{self, Answer, Malformed};
+use crate::accept::accept;
 use crate::metrics::AdmissionMetrics;
 
 /// Connections served at a time on one listener; more are closed at once. An API server holds one
@@ -77,9 +78,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle client of HTTP/2 is pinged, and how long it may take to answer.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Pause after a failed accept, which usually means that descriptors have run out.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What all webhooks share. Cloning copies some `Arc`s.
 #[derive(Clone)]
@@ -149,34 +147,11 @@ impl Room {
         let shutdown = self.tasks.shutdown().clone();
         let connections = self.tasks.kind("webhook connection");
         self.tasks.spawn_essential("webhook listener", async move {
-            let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            loop {
-                let accepted = tokio::select! {
-                    accepted = socket.accept() => accepted,
-                    () = shutdown.draining() => return,
-                };
-                let (stream, peer) = match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        warn!(listener = name, %error, "cannot accept");
-                        tokio::time::sleep(ACCEPT_BACKOFF).await;
-                        continue;
-                    }
-                };
-                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                    debug!(listener = name, %peer, "too many connections, closed");
-                    continue;
-                };
-                let (room, guard) = (room.clone(), shutdown.guard());
-                let executor = connections.clone();
-                connections.spawn(async move {
-                    match room.connection(stream, peer, executor, &guard).await {
-                        Ok(()) => {}
-                        Err(reason) => debug!(listener = name, %peer, %reason, "connection ended"),
-                    }
-                    drop(permit);
-                });
-            }
+            let serve = |stream, peer, guard| {
+                let (room, executor) = (room.clone(), connections.clone());
+                async move { room.connection(stream, peer, executor, &guard).await }
+            };
+            accept((name, socket), CONNECTIONS_MAX, &connections, &shutdown, serve).await;
         });
     }
 
