@@ -1,47 +1,14 @@
 //! `hauberk inject` and its relatives, as a person or a script runs them.
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Command, Stdio},
-};
+mod program;
+
+use program::hauberk;
+use std::{fs, path::Path, process::Command};
 
 const NGINX: &str = include_str!("../../hauberk-inject/tests/golden/e8-nginx.in.yaml");
 const NGINX_INJECTED: &str = include_str!("../../hauberk-inject/tests/golden/e8-nginx.out.yaml");
 const BROKEN: &str = include_str!("../../hauberk-inject/tests/golden/broken-document.in.yaml");
 const HOST_NETWORK: &str = include_str!("../../hauberk-inject/tests/golden/host-network.in.yaml");
-
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-fn hauberk(arguments: &[&str], stdin: &str) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hauberk"))
-        .args(arguments)
-        .env_remove("LINKERD_NAMESPACE")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    let mut pipe = child.stdin.take().expect("piped");
-    let stdin = stdin.to_owned();
-    let writer = std::thread::spawn(move || {
-        let _ = pipe.write_all(stdin.as_bytes()); // A command that reads nothing closes it.
-    });
-    let output = child.wait_with_output().expect("the binary ends");
-    writer.join().expect("writing does not panic");
-    let text = |bytes| String::from_utf8(bytes).expect("output is text");
-    Ran {
-        code: output.status.code().expect("it was not killed"),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
-    }
-}
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")

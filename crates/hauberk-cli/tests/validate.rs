@@ -1,31 +1,10 @@
 //! `hauberk validate`, as a person or a script runs it.
 
-use std::{
-    fs,
-    io::Write,
-    process::{Command, Stdio},
-};
+mod program;
 
+use program::{Ran, hauberk};
 use serde_json::{Value, json};
-
-fn hauberk(arguments: &[&str], stdin: &str) -> (i32, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hauberk"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    let mut pipe = child.stdin.take().expect("piped");
-    let stdin = stdin.to_owned();
-    let writer = std::thread::spawn(move || {
-        let _ = pipe.write_all(stdin.as_bytes()); // A command that reads nothing closes it.
-    });
-    let output = child.wait_with_output().expect("the binary ends");
-    writer.join().expect("writing does not panic");
-    let text = |bytes| String::from_utf8(bytes).expect("output is text");
-    (output.status.code().expect("it was not killed"), text(output.stdout), text(output.stderr))
-}
+use std::fs;
 
 const GOOD: &str = "apiVersion: v1
 kind: Namespace
@@ -57,9 +36,9 @@ items:
 
 #[test]
 fn good_manifests_are_passed_in_few_words() {
-    let (code, stdout, stderr) = hauberk(&["validate", "-"], GOOD);
+    let Ran { code, stdout, stderr } = hauberk(&["validate", "-"], GOOD);
     assert_eq!((code, &*stdout, &*stderr), (0, "2 good, 0 with warnings, 0 refused\n", ""));
-    let (_, stdout, _) = hauberk(&["validate", "--verbose", "-"], GOOD);
+    let Ran { stdout, .. } = hauberk(&["validate", "--verbose", "-"], GOOD);
     assert_eq!(
         stdout,
         "-:1: √ Namespace (v1) shop\n\
@@ -74,7 +53,7 @@ fn mistakes_are_told_by_file_line_object_and_field() {
     fs::write(folder.path().join("mixed.yaml"), MIXED).expect("written");
     fs::write(folder.path().join("good.yml"), GOOD).expect("written");
     let path = folder.path().to_str().expect("text");
-    let (code, stdout, stderr) = hauberk(&["validate", path], "");
+    let Ran { code, stdout, stderr } = hauberk(&["validate", path], "");
     let lines: Vec<&str> = stdout.lines().collect();
     assert_eq!((code, lines.len(), &*stderr), (1, 5, ""), "{stdout}");
     assert_eq!(
@@ -103,7 +82,7 @@ fn mistakes_are_told_by_file_line_object_and_field() {
 
 #[test]
 fn scripts_get_json() {
-    let (code, stdout, _) = hauberk(&["validate", "-o", "json", "-"], MIXED);
+    let Ran { code, stdout, .. } = hauberk(&["validate", "-o", "json", "-"], MIXED);
     let report: Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!((code, &report["ok"]), (1, &json!(false)));
     let objects = report["objects"].as_array().expect("a list");
@@ -113,18 +92,18 @@ fn scripts_get_json() {
     assert_eq!((&objects[0]["file"], &objects[0]["line"]), (&json!("-"), &json!(3)));
     assert_eq!(objects[0]["mistake"]["field"], "spec.proxyProtocol");
     assert_eq!(objects[2]["warnings"], json!(["spec.accesPolicy: the mesh reads no such field"]));
-    let (code, stdout, _) = hauberk(&["validate", "-o", "json", "-"], GOOD);
+    let Ran { code, stdout, .. } = hauberk(&["validate", "-o", "json", "-"], GOOD);
     let report: Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!((code, &report["ok"]), (0, &json!(true)));
 }
 
 #[test]
 fn what_cannot_be_read_is_an_error() {
-    let (code, stdout, stderr) = hauberk(&["validate", "/does/not/exist"], "");
+    let Ran { code, stdout, stderr } = hauberk(&["validate", "/does/not/exist"], "");
     assert_eq!((code, &*stdout), (1, ""));
     assert!(stderr.starts_with("Error: cannot read /does/not/exist"), "{stderr}");
-    assert_eq!(hauberk(&["validate"], "").0, 1, "something must be named");
-    let (code, stdout, _) = hauberk(&["validate", "-"], "a: b\n");
+    assert_eq!(hauberk(&["validate"], "").code, 1, "something must be named");
+    let Ran { code, stdout, .. } = hauberk(&["validate", "-"], "a: b\n");
     assert_eq!(code, 1);
     assert!(stdout.contains("kind: an object needs apiVersion, kind and metadata"), "{stdout}");
 }
