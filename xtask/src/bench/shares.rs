@@ -447,6 +447,8 @@ mod tests {
             Err(error) => {
                 busy.kill().unwrap();
                 busy.wait().unwrap();
+                let required = std::env::var_os("HAUBERK_REQUIRE_NAMESPACES").is_some();
+                assert!(!required, "no group can be made: {error:#}");
                 println!("SKIPPED: {error:#}");
                 return;
             }
