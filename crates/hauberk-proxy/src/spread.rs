@@ -8,7 +8,7 @@
 //! destination: counted together, idle connections from elsewhere would send both of the two to the same worker too.
 //!
 //! Used by `listen`, for each direction apart. A connection that is handed over costs a wake-up of the other thread
-//! and two calls of `epoll_ctl`, about 10 µs; with one worker nothing is ever handed over. Not here: connections that
+//! and two calls of `epoll_ctl` (not measured by itself); with one worker nothing is ever handed over. Not here: connections that
 //! are served already, which stay where they are, and how much each has to do, which nobody knows beforehand.
 
 use hauberk_process::DrainGuard;
