@@ -22,11 +22,13 @@ use hauberk_model::tap::{
     StreamId, Tap, TapDirection, TapEnd, TapEvent, TapExchange, TapMatch, TapMoment, TextMatch,
 };
 use hauberk_model::{Endpoints, Profile};
+use hauberk_wire::api::tap as api;
 use hauberk_wire::{destination, identity, profile, tap};
 use http::{HeaderMap, HeaderName, StatusCode};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 use vocabulary::*;
 
@@ -231,6 +233,34 @@ fn fold(known: &mut Endpoints, updates: Vec<destination::Update>) {
         assert_eq!(problems, []);
         understood.apply(known);
     }
+}
+
+/// Random names are seldom the same.
+#[test]
+fn every_value_of_a_header_is_seen_by_who_taps() {
+    let mut headers = HeaderMap::new();
+    for cookie in ["a=1", "", "", "b=2"] {
+        headers.append("set-cookie", cookie.parse().expect("printable"));
+    }
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut event = tap_event().new_tree(&mut runner).expect("an event").current();
+    event.moment = TapMoment::ResponseInit {
+        since_request_init: Duration::from_millis(1),
+        status: StatusCode::OK,
+        headers,
+    };
+    let back = tap::event_from_wire(through_bytes(tap::event_to_wire(&event)));
+    assert_eq!(back, Ok(event.clone()));
+
+    // More than a map of headers holds are no reason to end.
+    let mut wire = tap::event_to_wire(&event);
+    let Some(api::tap_event::Event::Http(http)) = &mut wire.event else { panic!("{wire:?}") };
+    let Some(api::tap_event::http::Event::ResponseInit(init)) = &mut http.event else {
+        panic!("{http:?}")
+    };
+    let headers = init.headers.as_mut().expect("there are some");
+    headers.headers = vec![headers.headers[0].clone(); 40_000];
+    tap::event_from_wire(wire).expect("it is understood");
 }
 
 proptest! {

@@ -175,7 +175,12 @@ fn headers_from_wire(headers: Option<Headers>) -> HeaderMap {
         let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
         Some((name, HeaderValue::from_bytes(&header.value).ok()?))
     };
-    let mut map = HeaderMap::with_capacity(headers.len());
-    map.extend(headers.into_iter().filter_map(one).map(|(name, value)| (Some(name), value)));
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.into_iter().filter_map(one) {
+        // Appended, since a name may come again; what is beyond the map's bound of 32,768 is left out.
+        if map.try_append(name, value).is_err() {
+            break;
+        }
+    }
     map
 }
